@@ -1,0 +1,116 @@
+"""Statistics that everything agrees on: medians, percentiles, proportions, paired accuracy, ratios.
+
+Sample units are milliseconds or whatever the caller has; nothing here knows about runs or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = Sequence[float] | NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+
+def _binomial_ranks(n: int, q: float, confidence: float) -> tuple[int, int] | None:
+    """1-based order-statistic ranks that bound the q-quantile, or None when n cannot support them."""
+    from scipy.stats import binom
+
+    tail = (1.0 - confidence) / 2.0
+    low = int(binom.ppf(tail, n, q))
+    high = int(binom.ppf(1.0 - tail, n, q)) + 1
+    if low < 1 or high > n:
+        return None
+    return low, high
+
+
+def quantile_interval(
+    samples: Floats, q: float, confidence: float = CONFIDENCE
+) -> tuple[float, float, float] | None:
+    """The q-quantile with a distribution-free interval: (estimate, low, high).
+
+    The bounds are the order statistics whose ranks enclose the binomial(n, q) quantiles
+    (Hahn and Meeker, *Statistical Intervals*, 2nd ed., section 5.2). Returns None when n is too
+    small for both bounds to exist: at 95%, the median needs 6 samples and p99 needs 368 for a
+    two-sided interval.
+    """
+    import numpy as np
+
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    ranks = _binomial_ranks(len(ordered), q, confidence)
+    if ranks is None:
+        return None
+    low, high = ranks
+    return float(np.quantile(ordered, q)), float(ordered[low - 1]), float(ordered[high - 1])
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927).
+
+    Raises:
+        ValueError: when n is not positive or successes is outside 0..n.
+    """
+    from scipy.stats import norm
+
+    if n <= 0 or not 0 <= successes <= n:
+        raise ValueError(f"no proportion of {successes} in {n}")
+    z = float(norm.ppf(0.5 + confidence / 2.0))
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    spread = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def paired_accuracy(
+    base: Sequence[bool] | NDArray[np.bool_],
+    other: Sequence[bool] | NDArray[np.bool_],
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float, float, float]:
+    """Accuracy of ``other`` minus ``base`` on the same images: (difference, low, high, p).
+
+    The interval is Agresti and Min's adjusted Wald interval for matched pairs (Statistics in
+    Medicine 24, 2005: half a count added to each cell); p is the exact McNemar test
+    (two-sided binomial on the discordant pairs).
+
+    Raises:
+        ValueError: when the two do not have the same, positive length.
+    """
+    import numpy as np
+    from scipy.stats import binomtest, norm
+
+    a, b = np.asarray(base, dtype=bool), np.asarray(other, dtype=bool)
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(f"paired accuracy of {a.size} and {b.size} images")
+    n = a.size
+    gained, lost = int(np.sum(b & ~a)), int(np.sum(a & ~b))
+    p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    g, w, m = gained + 0.5, lost + 0.5, n + 2.0
+    centre = (g - w) / m
+    z = float(norm.ppf(0.5 + confidence / 2.0))
+    spread = z * math.sqrt(max(0.0, (g + w) - (g - w) ** 2 / m)) / m
+    difference = (gained - lost) / n
+    return difference, max(-1.0, min(difference, centre - spread)), min(1.0, max(difference, centre + spread)), p
+
+
+def ratio_interval(
+    numerator: tuple[float, float, float], denominator: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Ratio of two positive (estimate, low, high) triples, independent, on the log scale.
+
+    The half-widths are combined in quadrature (Fieller's problem in its log-normal
+    approximation). Raises ValueError for values that are not positive.
+    """
+    parts = (*numerator, *denominator)
+    if any(not math.isfinite(v) or v <= 0 for v in parts):
+        raise ValueError(f"no ratio of {numerator} and {denominator}")
+    (a, al, ah), (b, bl, bh) = numerator, denominator
+    centre = math.log(a / b)
+    down = math.hypot(math.log(a / al), math.log(bh / b))
+    up = math.hypot(math.log(ah / a), math.log(b / bl))
+    return math.exp(centre), math.exp(centre - down), math.exp(centre + up)

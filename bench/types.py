@@ -1,0 +1,361 @@
+"""The shared frozen dataclasses: quantities, artifacts, steps, variants, cells, profiles.
+
+Standard library only, so that plans, profiles and reports load without torch. Everything that
+is written to a run or a JSON document goes through :func:`to_json`; everything read back goes
+through the ``from_json`` of its class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Provenance = Literal["measured", "estimated", "predicted"]
+Status = Literal["ok", "failed", "skipped"]
+Json = dict[str, Any]
+
+SCHEMA = 1
+"""Version of the records in a run and of every JSON document we print."""
+
+
+def to_json(value: Any) -> Any:
+    """Turn dataclasses (recursively) into plain dicts and lists; leave the rest alone."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, Quantity):
+            return value.to_json()
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """16 hex characters that identify a JSON-able value, independent of key order."""
+    text = json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that says how it was obtained, or why there is none.
+
+    ``low``/``high`` bound the stated interval (95% unless ``method`` says otherwise), ``n`` is the
+    sample count. Missing is ``value=None`` with a ``reason``; it is never 0.
+    """
+
+    value: float | None
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    provenance: Provenance | None = None
+    method: str = ""
+    reason: str = ""
+
+    def to_json(self) -> Json:
+        """``{value, low, high, n, unit, provenance, method}`` or ``{value: null, reason}``."""
+        if self.value is None:
+            return {"value": None, "unit": self.unit, "reason": self.reason or "not recorded"}
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "unit": self.unit,
+            "provenance": self.provenance,
+            "method": self.method,
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> Quantity:
+        """The inverse of :meth:`to_json`; unknown keys are ignored so that newer files still read."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in data.items() if k in names and v is not None} | {"value": data["value"]})
+
+    @classmethod
+    def missing(cls, reason: str, unit: str = "") -> Quantity:
+        """A quantity nobody has, and why."""
+        return cls(value=None, unit=unit, reason=reason)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output. ``None`` in ``shape`` is a free dimension; ``layout`` is NCHW, NHWC or NC."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+    layout: str = "NCHW"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a decoded 8-bit image to the model's input: ``(resize(pixels) / 255 - mean) / std``.
+
+    ``resize`` is ``stretch`` (both sides to height x width) or ``crop`` (shorter side, then the centre).
+    Grey images have one channel; ``mean`` and ``std`` have one value per channel.
+    """
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: str = "stretch"
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def from_json(cls, data: Json) -> Preprocess:
+        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One immutable file, addressed by content, with everything needed to feed it."""
+
+    format: str
+    sha256: str
+    size_bytes: int
+    filename: str
+    precision: str = "fp32"
+    scheme: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Json) -> Artifact:
+        def specs(items: list[Json]) -> tuple[TensorSpec, ...]:
+            return tuple(TensorSpec(**{**i, "shape": tuple(i["shape"])}) for i in items)
+
+        pre = data.get("preprocess")
+        return cls(
+            **{
+                **data,
+                "inputs": specs(data.get("inputs", [])),
+                "outputs": specs(data.get("outputs", [])),
+                "preprocess": Preprocess.from_json(pre) if pre else None,
+                "labels": tuple(data.get("labels", ())),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a data set is read. ``image_size`` None keeps the native size (digits: 8, CIFAR: 32)."""
+
+    spec: str = "digits"
+    image_size: int | None = None
+    resize: str = "stretch"
+    calibration: int = 512
+    root: str = "~/.cache/edgefit"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of one training run; shared by Train and Distill (defaults: small images, from scratch)."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    restarts: int = 1
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    clip_norm: float = 0.0
+    patience: int = 0
+    freeze_epochs: int = 0
+    precision: str = "auto"
+    augment: tuple[str, ...] = ("crop", "flip")
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    imbalance: str = "none"
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Train ``model`` from scratch or from ``weights`` (transfer learning)."""
+
+    model: str
+    weights: str = ""
+    training: Training = field(default_factory=Training)
+    kind: Literal["train"] = "train"
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class DistillStep:
+    """Train ``model`` (or go on from the parent, when empty) with ``teacher``'s outputs as targets."""
+
+    teacher: str
+    model: str = ""
+    loss: str = "kd"
+    temperature: float = 4.0
+    alpha: float = 0.7
+    training: Training = field(default_factory=Training)
+    kind: Literal["distill"] = "distill"
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class PruneStep:
+    """Remove channels until at most ``macs`` of the parent's multiply-accumulates are left."""
+
+    macs: float = 0.5
+    importance: str = "l1"
+    scope: str = "global"
+    round_to: int = 8
+    kind: Literal["prune"] = "prune"
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class QuantizeStep:
+    """Store (and, where the runtime has kernels, compute) in ``precision``: int8, fp16 or bf16."""
+
+    precision: str = "int8"
+    ranges: str = "minmax"
+    images: int = 256
+    kind: Literal["quantize"] = "quantize"
+    version: int = 1
+
+
+Step = TrainStep | DistillStep | PruneStep | QuantizeStep
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named node of the recipe's graph. ``parent`` is another variant's name, or empty for a root.
+
+    ``intermediate`` variants are made but not measured (a pruned net before its recovery).
+    """
+
+    name: str
+    step: Step
+    parent: str = ""
+    intermediate: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the variants that must exist first."""
+        teacher = self.step.teacher if isinstance(self.step, DistillStep) else ""
+        return tuple(dict.fromkeys(n for n in (self.parent, teacher) if n))
+
+    @property
+    def precision(self) -> str:
+        return self.step.precision if isinstance(self.step, QuantizeStep) else "fp32"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a cell is timed: stop when the interval of the median is narrow, or at the cap."""
+
+    half_width: float = 0.01
+    min_runs: int = 50
+    max_seconds: float = 3.0
+    warmup_seconds: float = 0.3
+    batches: tuple[int, ...] = (1,)
+    threads: tuple[int, ...] = (1,)
+    timeout_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One published fact about a device, with its source."""
+
+    value: Any
+    source: str
+    confidence: str = "medium"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is known of a target. ``facts`` are published numbers; ``host`` says how to reach it."""
+
+    name: str
+    title: str
+    kind: str
+    runtimes: tuple[str, ...]
+    host: str = ""
+    int8_scheme: str = "u8s8"
+    round_to: int = 8
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    facts: dict[str, Fact] = field(default_factory=dict)
+    power_modes: tuple[Json, ...] = ()
+    protocol: Protocol = field(default_factory=Protocol)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the matrix. ``host`` is ``local`` or the name of a device profile."""
+
+    variant: str
+    runtime: str
+    precision: str
+    batch: int = 1
+    threads: int = 1
+    host: str = "local"
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant} / {self.runtime} / {self.precision} / batch {self.batch} / {self.threads} thr / {self.host}"
+
+
+Notify = Callable[[str, Json], None]
+"""How long work reports progress: ``notify(event, details)``; never prints by itself."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What the engine hands to a step that makes a model.
+
+    ``data()`` loads the data set (``distill.data.Dataset``) on first use. ``parent`` and
+    ``teacher`` are model files (``.safetensors``). ``workdir`` survives a crash and is the
+    place for checkpoints; the engine deletes it when the step is done.
+    """
+
+    variant: str
+    seed: int
+    data: Callable[[], Any]
+    parent: Path | None
+    teacher: Path | None
+    workdir: Path
+    notify: Notify
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step made: a model file in its ``workdir`` and what is worth recording about it.
+
+    ``history`` rows: epoch, lr, train_loss, val_loss, val_accuracy, seconds, images_per_second.
+    """
+
+    model: Path
+    macs: int
+    params: int
+    history: tuple[Json, ...] = ()
+    best_epoch: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An artifact just written to ``path``; ``parity`` says how it agrees with its parent on real images."""
+
+    path: Path
+    artifact: Artifact
+    parity: Json
+    notes: tuple[str, ...] = ()
