@@ -42,7 +42,7 @@ class EdgefitError(Exception):
             parts.append(f"Found: {self.found.rstrip('.')}")
         if self.todo:
             parts.append(self.todo.rstrip("."))
-        return ". ".join(parts) + "."
+        return " ".join(p if p.endswith(("?", "!")) else f"{p}." for p in parts)
 
 
 class UsageError(EdgefitError):

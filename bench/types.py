@@ -211,12 +211,15 @@ class DistillStep:
 
 @dataclass(frozen=True)
 class PruneStep:
-    """Remove channels until at most ``macs`` of the parent's multiply-accumulates are left."""
+    """Remove channels until at most ``macs`` of the parent's multiply-accumulates are left.
+
+    ``round_to`` 0 means the profile's: the channel multiple that the target's kernels want.
+    """
 
     macs: float = 0.5
     importance: str = "l1"
     scope: str = "global"
-    round_to: int = 8
+    round_to: int = 0
     kind: Literal["prune"] = "prune"
     version: int = 1
 

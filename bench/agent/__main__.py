@@ -1,0 +1,226 @@
+"""``python -m bench.agent JOB.json``, or ``- RUNTIME``: import the runtime, then wait for the job on stdin.
+
+Prints events on stdout, writes ``result.json`` and raw ``.npy`` arrays to the job's ``outdir``.
+Exit status 0: measured; 3: the artifact or the job cannot be run (``result.json`` says why).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from . import inputs, timing
+from .backends import BACKENDS, Backend
+from .control import Control, Events, proportional_set_kb
+
+Json = Dict[str, Any]
+PREDICT_BATCH = 32
+DRIFT = 0.01
+FAILED = 3
+
+
+def save_array(folder: str, name: str, values: np.ndarray) -> str:
+    """Write ``name`` atomically; returns the name."""
+    part = os.path.join(folder, name + ".part")
+    with open(part, "wb") as file:
+        np.save(file, values)
+    os.replace(part, os.path.join(folder, name))
+    return name
+
+
+def save_result(folder: str, result: Json) -> None:
+    part = os.path.join(folder, "result.json.part")
+    with open(part, "w", encoding="utf-8") as file:
+        json.dump(result, file)
+    os.replace(part, os.path.join(folder, "result.json"))
+
+
+class Measurement:
+    """One job, phase by phase. What is found goes to ``result`` at once, so that a failure keeps it."""
+
+    def __init__(self, job: Json, backend: Backend, events: Events, control: Optional[Control]) -> None:
+        self.job, self.backend, self.events, self.control = job, backend, events, control
+        self.result: Json = {"status": "ok", "reason": "", "stopped": "", "seconds": {}, "notes": [], "runtime": {}}
+        self.result["runtime"] = {"name": job["runtime"], "version": backend.version}
+        self.phase = ""
+        self._images: Optional[np.ndarray] = None
+        self._phase_start = 0.0
+
+    def enter(self, phase: str, gated: bool = False) -> None:
+        """Begin a phase; ``gated`` phases wait for the engine's go-ahead, so that it can read its instruments."""
+        self.leave()
+        self.phase = phase
+        self.events.phase(phase)
+        if gated and self.control is not None:
+            self.control.line()
+        self._phase_start = time.perf_counter()
+
+    def leave(self) -> None:
+        if self.phase:
+            self.result["seconds"][self.phase] = time.perf_counter() - self._phase_start
+            self.phase = ""
+
+    def step(self, index: int) -> float:
+        """Feed one of the prepared batches, then time one call; seconds."""
+        backend = self.backend
+        backend.feed(self._prepared[index % len(self._prepared)])
+        start = time.perf_counter_ns()
+        backend.call()
+        return (time.perf_counter_ns() - start) * 1e-9
+
+    def run(self) -> None:
+        self.open_images()
+        self.load()
+        self.first()
+        self.time()
+        if self.job["predict"] and self._images is not None:
+            self.predict()
+        self.leave()
+
+    def open_images(self) -> None:
+        """Map the images and pick the batches to rotate over, before memory's baseline is read."""
+        self.enter("inputs")
+        job, batch = self.job, self.job["batch"]
+        if not os.path.isfile(job["artifact"]):
+            raise inputs.Refused("there is no file {}".format(os.path.basename(job["artifact"])))
+        if job["images"]:
+            self._images = np.load(job["images"], mmap_mode="r", allow_pickle=False)
+            inputs.check_images(self._images, job["preprocess"])
+            self._picked: List[np.ndarray] = inputs.pick_batches(self._images, batch)
+        elif job["preprocess"]:
+            self._picked = inputs.pick_batches(inputs.random_images(job["preprocess"], 4 * batch), batch)
+            self.result["notes"].append("timed on seeded random images, not on real ones")
+        else:
+            self._picked = []
+            self.result["notes"].append("timed on seeded random values, not on real images")
+
+    def load(self) -> None:
+        self.enter("load")
+        job, backend = self.job, self.backend
+        self.result["baseline_kb"] = proportional_set_kb()
+        start = time.perf_counter()
+        backend.load(job["artifact"], job["threads"], job["device"])
+        self.result["load_seconds"] = time.perf_counter() - start
+        self.spec = inputs.single_input(job["inputs"], backend.inputs())
+        backend.set_batch(job["batch"])
+        batches = [inputs.to_input(p, job["preprocess"], self.spec) for p in self._picked] or [
+            inputs.quantise(inputs.random_values(self.spec, job["batch"]), self.spec)
+        ]
+        self._prepared = [backend.prepare(b) for b in batches]
+
+    def first(self) -> None:
+        """The first call: what a person who starts the program waits for. Its outputs must make sense."""
+        self.enter("first")
+        self.result["first_call_seconds"] = self.step(0)
+        self.result["runtime"].update(
+            self.backend.info(),
+            copies=self.backend.copies,
+            inputs=self.backend.inputs(),
+            outputs=self.backend.outputs(),
+        )
+        self.output = self.backend.outputs()[0]
+        inputs.check_finite(inputs.to_logits(self.backend.fetch(), self.output, self.job["batch"]), "first call")
+
+    def time(self) -> None:
+        """Warm-up, then the steady state, which the engine frames with its energy readings."""
+        protocol, outdir = self.job["protocol"], self.job["outdir"]
+        self.enter("warmup")
+        calls = iter(range(1 << 62))
+        samples, settled = timing.warm_up(
+            lambda: self.step(next(calls)), protocol["warmup_seconds"], max(DRIFT, protocol["half_width"])
+        )
+        self.leave()
+        self.result["warmup"] = save_array(outdir, "warmup.npy", np.asarray(samples))
+        if not settled:
+            self.result["notes"].append("still drifting at the end of the warm-up")
+        self.enter("steady", gated=True)
+        samples, self.result["stopped"] = timing.steady(
+            lambda: self.step(next(calls)),
+            protocol["half_width"],
+            protocol["min_runs"],
+            protocol["max_seconds"],
+            lambda n, mid, width: self.events.emit("progress", n=n, median_ms=mid * 1e3, half_width=width),
+        )
+        self.enter("settled", gated=True)
+        self.result["samples"] = save_array(outdir, "samples.npy", np.asarray(samples))
+
+    def predict(self) -> None:
+        """Every image through the artifact, in its own batches; the last one is filled up."""
+        self.enter("predict")
+        images, backend = self._images, self.backend
+        assert images is not None
+        size = self.predict_batch()
+        rows, told = [], time.perf_counter()
+        for low, high in inputs.chunks(len(images), size):
+            values = inputs.to_input(images[low:high], self.job["preprocess"], self.spec)
+            if high - low < size:
+                values = np.concatenate([values, np.repeat(values[-1:], size - (high - low), axis=0)])
+            backend.feed(backend.prepare(values))
+            backend.call()
+            rows.append(inputs.to_logits(backend.fetch(), self.output, size)[: high - low])
+            if time.perf_counter() - told > timing.PROGRESS_SECONDS:
+                told = time.perf_counter()
+                self.events.emit("predicted", n=high, of=len(images))
+        logits = np.concatenate(rows)
+        inputs.check_finite(logits, "prediction")
+        self.result["predict_batch"] = size
+        self.result["outputs"] = save_array(self.job["outdir"], "outputs.npy", logits)
+
+    def predict_batch(self) -> int:
+        """32 images at a time where the artifact can; else its own batch."""
+        for size in (PREDICT_BATCH, self.job["batch"]):
+            try:
+                self.backend.set_batch(size)
+                return int(size)
+            except inputs.Refused as error:
+                refused = error
+        raise refused
+
+
+def carry_out(job: Json, backend: Backend, events: Events, control: Optional[Control]) -> int:
+    """Run the job and write its result; whatever the runtime raises becomes a reason."""
+    measurement = Measurement(job, backend, events, control)
+    result, status = measurement.result, 0
+    try:
+        measurement.run()
+    except inputs.Refused as error:
+        result.update(status="failed", reason="{}: {}".format(measurement.phase, error))
+    except Exception as error:  # runtimes raise anything; the person gets a reason, stderr the trace
+        traceback.print_exc()
+        text = " ".join(str(error).split())[:400]
+        result.update(status="failed", reason="{}: {}: {}".format(measurement.phase, type(error).__name__, text))
+    if result["status"] != "ok":
+        measurement.leave()
+        status = FAILED
+    save_result(job["outdir"], result)
+    events.emit("done", status=result["status"], reason=result["reason"])
+    return status
+
+
+def main(argv: List[str]) -> int:
+    events = Events()
+    events.emit("phase", name="import", pss_kb=None)
+    if argv[0] == "-":
+        control: Optional[Control] = Control()
+        backend = BACKENDS[argv[1]]()
+        events.emit("phase", name="ready", pss_kb=proportional_set_kb(), version=backend.version)
+        assert control is not None
+        job = json.loads(control.line())
+    else:
+        control = None
+        with open(argv[0], encoding="utf-8") as file:
+            job = json.load(file)
+        backend = BACKENDS[job["runtime"]]()
+    return carry_out(job, backend, events, control)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # some runtimes take seconds to unload; everything is written

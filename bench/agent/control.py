@@ -1,0 +1,66 @@
+"""The worker's line to the engine: events out, one JSON per line; the job and the go-aheads in.
+
+The runtime may print what it likes: everything but events goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import IO, Any, Dict, Optional
+
+Json = Dict[str, Any]
+ORPHANED = 4
+
+
+def proportional_set_kb() -> Optional[int]:
+    """PSS of this process in KiB from ``/proc/self/smaps_rollup`` (proc(5)), or None where there is none."""
+    try:
+        with open("/proc/self/smaps_rollup") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1])
+    except OSError:
+        return None
+    return None
+
+
+class Events:
+    """Takes stdout for events; what else is written to stdout goes to stderr from now on."""
+
+    def __init__(self) -> None:
+        self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+
+    def emit(self, event: str, **details: Any) -> None:
+        try:
+            self._out.write(json.dumps(dict(event=event, **details)) + "\n")
+            self._out.flush()
+        except BrokenPipeError:
+            os._exit(ORPHANED)  # nobody is listening any more
+
+    def phase(self, name: str) -> None:
+        self.emit("phase", name=name, pss_kb=proportional_set_kb())
+
+
+class Control:
+    """Reads lines from stdin in a thread that sleeps in the kernel; end of file ends the process.
+
+    So a worker whose engine was killed, even with SIGKILL, never outlives it.
+    """
+
+    def __init__(self) -> None:
+        self._lines: "queue.Queue[str]" = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in iter(sys.stdin.readline, ""):
+            self._lines.put(line)
+        os._exit(ORPHANED)
+
+    def line(self) -> str:
+        return self._lines.get()

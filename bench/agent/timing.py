@@ -1,0 +1,117 @@
+"""The one timing loop: warm-up until the drift is gone, then samples until the median is known."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from typing import Callable, List, Optional, Sequence, Tuple
+
+Z = 1.959964
+"""The normal deviate of a two-sided 95% interval."""
+MIN_SAMPLES = 6
+"""Fewer samples have no 95% order-statistic interval of the median."""
+WARMUP_CAP = 4.0
+"""A warm-up lasts at most this many times the time asked for."""
+PROGRESS_SECONDS = 0.5
+
+
+def median_ranks(n: int) -> Optional[Tuple[int, int]]:
+    """0-based ranks of the order statistics that bound the median at 95%, or None when n < 6.
+
+    The distribution-free interval from the binomial(n, 1/2) quantiles, in its normal
+    approximation (Conover, *Practical Nonparametric Statistics*, 3rd ed., section 3.2). It decides
+    when to stop; the reported interval is computed from the samples with exact quantiles.
+    """
+    if n < MIN_SAMPLES:
+        return None
+    spread = Z * math.sqrt(n) / 2.0
+    low = max(0, int(math.floor(n / 2.0 - spread)))
+    high = min(n - 1, int(math.ceil(n / 2.0 + spread)))
+    return low, high
+
+
+def median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    n = len(ordered)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2.0
+
+
+def half_width(samples: Sequence[float]) -> float:
+    """Half the width of the median's interval relative to the median; infinite when n < 6."""
+    ranks = median_ranks(len(samples))
+    if ranks is None:
+        return math.inf
+    ordered = sorted(samples)
+    return (ordered[ranks[1]] - ordered[ranks[0]]) / 2.0 / max(median(ordered), 1e-12)
+
+
+def warm_up(step: Callable[[], float], seconds: float, tolerance: float) -> Tuple[List[float], bool]:
+    """Call ``step`` (which returns its seconds) until it no longer gets faster or slower.
+
+    Windows last a third of ``seconds``. The warm-up ends after ``seconds`` when the medians of
+    the last two windows are within ``tolerance`` of each other, or after four times ``seconds``.
+
+    Returns:
+        The samples, and whether the drift was gone at the end.
+    """
+    samples: List[float] = []
+    medians: List[float] = []
+    start = time.perf_counter()
+    while True:
+        window: List[float] = []
+        window_end = time.perf_counter() + seconds / 3.0
+        while not window or time.perf_counter() < window_end:
+            window.append(step())
+        samples.extend(window)
+        medians.append(median(window))
+        passed = time.perf_counter() - start
+        settled = len(medians) > 1 and abs(medians[-1] - medians[-2]) <= tolerance * medians[-2]
+        if (settled and passed >= seconds) or passed >= WARMUP_CAP * seconds:
+            return samples, settled
+
+
+def steady(
+    step: Callable[[], float],
+    target: float,
+    min_runs: int,
+    max_seconds: float,
+    progress: Callable[[int, float, float], None],
+) -> Tuple[List[float], str]:
+    """Sample until the median's interval is narrow, or the cap is reached.
+
+    Args:
+        step: one timed call; returns its seconds.
+        target: stop once the relative half-width of the median's 95% interval is at most this ...
+        min_runs: ... and at least this many samples are there.
+        max_seconds: the cap; at least 6 samples are taken, so that an interval exists.
+        progress: called about twice a second between chunks with (n, median, half-width).
+
+    Returns:
+        The samples, and ``interval`` or ``cap``: what ended it.
+    """
+    samples: List[float] = []
+    start = last = time.perf_counter()
+    deadline = start + max_seconds
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        while True:
+            # Looking at the samples costs time and cache: look when n has grown by a quarter.
+            for _ in range(max(min_runs, len(samples) // 4, MIN_SAMPLES)):
+                samples.append(step())
+                if time.perf_counter() >= deadline and len(samples) >= MIN_SAMPLES:
+                    break
+            width = half_width(samples)
+            now = time.perf_counter()
+            if width <= target and len(samples) >= min_runs:
+                return samples, "interval"
+            if now >= deadline:
+                return samples, "cap"
+            if now - last >= PROGRESS_SECONDS:
+                progress(len(samples), median(samples), width)
+                last = now
+    finally:
+        if collecting:
+            gc.enable()

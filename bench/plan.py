@@ -1,0 +1,240 @@
+"""(profile, recipe, data, machine) -> the matrix of variants, exports and cells. Pure and printable.
+
+Keys are hashes of everything that decides a result, so that finished work is found again and a
+changed option is never mistaken for it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, replace
+
+from bench.errors import UsageError, nearest
+from bench.recipe import Recipe
+from bench.types import Cell, Json, Profile, Protocol, PruneStep, Variant, digest
+
+EXPORT_VERSION = 1
+HARNESS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RuntimeFacts:
+    """What planning needs to know of a runtime on this machine."""
+
+    name: str
+    format: str
+    version: str
+    int8_scheme: str
+    device: str = "cpu"
+    missing: str = ""
+    remedy: str = ""
+    refusals: tuple[tuple[str, str], ...] = ()
+
+    def refusal(self, precision: str) -> str:
+        """Why a precision is not run here; empty when it is."""
+        return dict(self.refusals).get(precision, "")
+
+
+@dataclass(frozen=True)
+class PlannedVariant:
+    variant: Variant
+    key: str
+    measured: bool
+
+
+@dataclass(frozen=True)
+class PlannedExport:
+    """One artifact to make: a variant in a format, precision and INT8 scheme."""
+
+    key: str
+    variant: str
+    format: str
+    precision: str
+    scheme: str = ""
+    float_key: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """``skip`` is why its latency is not measured; its accuracy may still be, through ``runtime_here``."""
+
+    cell: Cell
+    key: str
+    export: str
+    runtime_here: str
+    device: str = "cpu"
+    skip: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    profile: Profile
+    recipe: Recipe
+    protocol: Protocol
+    seed: int
+    data_digest: str
+    variants: tuple[PlannedVariant, ...]
+    exports: tuple[PlannedExport, ...]
+    cells: tuple[PlannedCell, ...]
+
+    def variant(self, name: str) -> PlannedVariant:
+        """The planned variant of that name."""
+        return next(v for v in self.variants if v.variant.name == name)
+
+    def export(self, key: str) -> PlannedExport:
+        """The planned export of that key."""
+        return next(e for e in self.exports if e.key == key)
+
+
+def make_plan(
+    profile: Profile,
+    recipe: Recipe,
+    *,
+    data_digest: str,
+    seed: int,
+    machine: str,
+    runtimes: tuple[RuntimeFacts, ...],
+    files: dict[str, str],
+    only: str = "",
+) -> Plan:
+    """Lay out everything a run will make and measure.
+
+    Args:
+        machine: identifies this machine's hardware; part of every cell's key.
+        runtimes: the local runtimes, present or not, in the order of the report.
+        files: sha256 of every file the recipe names (weights, model code); part of the keys.
+        only: a glob; other variants are made only where these need them, and not measured.
+
+    Raises:
+        UsageError: ``only`` matches nothing.
+    """
+    recipe = replace(recipe, variants=tuple(_for_profile(v, profile) for v in recipe.variants))
+    variants = _plan_variants(recipe, data_digest, seed, files, only)
+    protocol = replace(profile.protocol, **_tuples(recipe.protocol))
+    exports: dict[str, PlannedExport] = {}
+    cells: list[PlannedCell] = []
+    by_name = {v.variant.name: v for v in variants}
+    for planned in variants:
+        if not planned.measured:
+            continue
+        for runtime in runtimes:
+            cells += _local_cells(planned, runtime, protocol, by_name, exports, machine)
+        if profile.kind != "local":
+            cells += _device_cells(planned, profile, protocol, runtimes, by_name, exports)
+    return Plan(
+        profile, recipe, protocol, seed, data_digest, tuple(variants), tuple(exports.values()), tuple(cells)
+    )  # fmt: skip
+
+
+def _for_profile(variant: Variant, profile: Profile) -> Variant:
+    """Fill in what a recipe leaves to the target."""
+    if isinstance(variant.step, PruneStep) and variant.step.round_to == 0:
+        return replace(variant, step=replace(variant.step, round_to=profile.round_to))
+    return variant
+
+
+def _tuples(table: Json) -> Json:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+
+
+def _plan_variants(
+    recipe: Recipe, data_digest: str, seed: int, files: dict[str, str], only: str
+) -> list[PlannedVariant]:
+    names = [v.name for v in recipe.variants]
+    chosen = {n for n in names if fnmatch.fnmatchcase(n, only or "*")}
+    if not chosen:
+        raise UsageError(f"--only {only!r} matches no variant", todo=nearest(only, names))
+    chosen.add(recipe.reference)
+    needed = set(chosen)
+    for variant in reversed(recipe.variants):
+        if variant.name in needed:
+            needed.update(variant.needs)
+    keys: dict[str, str] = {}
+    planned = []
+    for variant in recipe.variants:
+        if variant.name not in needed:
+            continue
+        model_files = {n: files[n] for n in _files_of(variant) if n in files}
+        keys[variant.name] = digest(
+            [variant.step, [keys[n] for n in variant.needs], seed, data_digest, model_files]
+        )
+        measured = variant.name in chosen and not variant.intermediate
+        planned.append(PlannedVariant(variant, keys[variant.name], measured))
+    return planned
+
+
+def _files_of(variant: Variant) -> list[str]:
+    model, weights = getattr(variant.step, "model", ""), getattr(variant.step, "weights", "")
+    return [m.split(":")[1] for m in [model] if m.startswith("py:") and ":" in m] + ([weights] if weights else [])
+
+
+def files_named(recipe: Recipe) -> list[str]:
+    """Every file that the recipe's models come from (``py:`` factories and weights)."""
+    return sorted({f for v in recipe.variants for f in _files_of(v) if f != "pretrained"})
+
+
+def _add_export(
+    planned: PlannedVariant, fmt: str, scheme: str, by_name: dict[str, PlannedVariant], exports: dict[str, PlannedExport]
+) -> str:
+    """Register an export (and the float parent's, which it is made from); returns its key."""
+    precision = planned.variant.precision
+    scheme = scheme if precision == "int8" else ""
+    float_key = ""
+    if precision != "fp32":
+        float_key = _add_export(by_name[planned.variant.parent], fmt, "", by_name, exports)
+    key = digest([planned.key, fmt, precision, scheme, EXPORT_VERSION])
+    exports.setdefault(key, PlannedExport(key, planned.variant.name, fmt, precision, scheme, float_key))
+    return key
+
+
+def _local_cells(
+    planned: PlannedVariant,
+    runtime: RuntimeFacts,
+    protocol: Protocol,
+    by_name: dict[str, PlannedVariant],
+    exports: dict[str, PlannedExport],
+    machine: str,
+) -> list[PlannedCell]:
+    precision = planned.variant.precision
+    skip = runtime.missing or runtime.refusal(precision)
+    export = "" if skip else _add_export(planned, runtime.format, runtime.int8_scheme, by_name, exports)
+    cells = []
+    for batch in protocol.batches if not skip else protocol.batches[:1]:
+        for threads in protocol.threads if not skip else protocol.threads[:1]:
+            cell = Cell(planned.variant.name, runtime.name, precision, batch, threads)
+            timing = replace(protocol, batches=(), threads=())
+            key = digest([planned.key, export, cell, timing, runtime.version, runtime.device, machine, skip, HARNESS_VERSION])
+            remedy = runtime.remedy if runtime.missing else ""
+            cells.append(PlannedCell(cell, key, export, runtime.name, runtime.device, skip, remedy))
+    return cells
+
+
+def _device_cells(
+    planned: PlannedVariant,
+    profile: Profile,
+    protocol: Protocol,
+    runtimes: tuple[RuntimeFacts, ...],
+    by_name: dict[str, PlannedVariant],
+    exports: dict[str, PlannedExport],
+) -> list[PlannedCell]:
+    """Cells of a device that is not here: skipped, with the accuracy of the target's scheme from here."""
+    precision = planned.variant.precision
+    here = {r.name: r for r in runtimes if not r.missing}
+    cells = []
+    for name in profile.runtimes:
+        proxy = here.get(name) or here.get("onnxruntime")
+        reason = f"no host for {profile.name}: its latency, memory and energy are not measured"
+        remedy = f"run on a {profile.title}, or reach one with --host once hosts over a network are supported"
+        if precision not in profile.precisions:
+            reason, remedy, proxy = f"{profile.name} has no {precision} support", "", None
+        if precision == "bf16":
+            proxy = None
+        scheme = "litert" if proxy and proxy.format == "tflite" else profile.int8_scheme
+        if scheme == "litert" and proxy and proxy.format != "tflite":
+            scheme = "u8s8"
+        export = _add_export(planned, proxy.format, scheme, by_name, exports) if proxy else ""
+        cell = Cell(planned.variant.name, name, precision, profile.protocol.batches[0], profile.protocol.threads[0], profile.name)
+        key = digest([planned.key, export, cell, proxy.version if proxy else "", reason, HARNESS_VERSION])
+        cells.append(PlannedCell(cell, key, export, proxy.name if proxy else "", "cpu", reason, remedy))
+    return cells

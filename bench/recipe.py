@@ -1,0 +1,280 @@
+"""Recipes: a TOML file (data, teacher, variants as a graph of steps) turned into frozen dataclasses.
+
+Everything is checked here, before any work: names, types, ranges, cycles. All problems of one
+table are reported together, each with the place and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from bench.errors import ConfigError, nearest
+from bench.types import (
+    DataOptions,
+    DistillStep,
+    Json,
+    Protocol,
+    PruneStep,
+    QuantizeStep,
+    Step,
+    Training,
+    TrainStep,
+    Variant,
+)
+
+FOLDER = Path(__file__).parent / "recipes"
+STEPS: dict[str, type[Any]] = {
+    "train": TrainStep,
+    "distill": DistillStep,
+    "prune": PruneStep,
+    "quantize": QuantizeStep,
+}
+_TOP = ("schema", "description", "reference", "data", "training", "protocol", "variants")
+_VARIANT = ("step", "parent", "parents", "intermediate")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe; ``variants`` in an order in which each comes after what it needs."""
+
+    name: str
+    description: str
+    reference: str
+    data: DataOptions
+    protocol: Json
+    variants: tuple[Variant, ...]
+
+
+def names() -> dict[str, Path]:
+    """The recipes that come with edgefit."""
+    return {p.stem: p for p in sorted(FOLDER.glob("*.toml"))}
+
+
+def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read the recipe of that name (or a path to a TOML file), apply ``key=value`` overrides, check it.
+
+    Raises:
+        ConfigError: unknown name, malformed TOML, unknown keys, impossible values, or a cycle.
+    """
+    from hardware_profiles.load import read_toml
+
+    known = names()
+    if name in known:
+        path = known[name]
+    elif name.endswith(".toml") or "/" in name:
+        path = Path(name)
+    else:
+        raise ConfigError(f"There is no recipe named {name!r}", todo=nearest(name, known))
+    table = read_toml(path)
+    for key, value in (overrides or {}).items():
+        _override(table, key, value)
+    return parse(table, path.stem, str(path))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``training.epochs=3`` -> ("training.epochs", 3); values are TOML, anything else is a string."""
+    key, separator, raw = text.partition("=")
+    key = key.strip()
+    if not separator or not key:
+        raise ConfigError(f"--set wants key=value, not {text!r}", todo="For example: --set training.epochs=3")
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        return key, tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, raw.strip()
+
+
+def _override(table: Json, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    node = table
+    for i, part in enumerate(parents):
+        child = node.setdefault(part, {}) if part in _TOP or i else node.get(part)
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {key}: there is no table {'.'.join(parents[: i + 1])!r}", todo=nearest(part, _TOP))
+        node = child
+    if parents[:1] == ["variants"] and len(parents) > 1 and not table["variants"].get(parents[1]):
+        raise ConfigError(f"--set {key}: no variant {parents[1]!r}", todo=nearest(parents[1], table["variants"]))
+    node[last] = value
+
+
+def parse(table: Json, name: str, where: str) -> Recipe:
+    """A recipe from its TOML table. ``where`` names the file in errors."""
+    _known_keys(table, _TOP, where)
+    if table.get("schema") != 1:
+        raise ConfigError(f"{where}: schema must be 1", str(table.get("schema", "none")))
+    data = build(DataOptions, table.get("data", {}), f"{where} [data]")
+    if (data.image_size is not None and data.image_size < 4) or data.calibration < 1:
+        raise ConfigError(f"{where} [data]: image_size must be at least 4 and calibration at least 1")
+    if data.resize not in ("stretch", "crop"):
+        raise ConfigError(f"{where} [data]: resize", repr(data.resize), nearest(data.resize, ("stretch", "crop")))
+    protocol = table.get("protocol", {})
+    check_protocol(build(Protocol, protocol, f"{where} [protocol]"), f"{where} [protocol]")
+    variants = _variants(table, where)
+    reference = table.get("reference") or variants[0].name
+    by_name = {v.name: v for v in variants}
+    if reference not in by_name:
+        raise ConfigError(f"{where}: reference {reference!r} is no variant", todo=nearest(reference, by_name))
+    return Recipe(name, str(table.get("description", "")), reference, data, dict(protocol), _ordered(by_name, where))
+
+
+def check_protocol(protocol: Protocol, where: str) -> None:
+    """Refuse timing protocols that cannot be carried out."""
+    bad = []
+    if not 0 < protocol.half_width < 1:
+        bad.append("half_width must be between 0 and 1")
+    if protocol.min_runs < 6:
+        bad.append("min_runs must be at least 6 (an interval of the median needs 6 samples)")
+    if not 0 < protocol.max_seconds < protocol.timeout_seconds:
+        bad.append("max_seconds must be above 0 and below timeout_seconds")
+    if protocol.warmup_seconds < 0:
+        bad.append("warmup_seconds must not be negative")
+    if not protocol.batches or not protocol.threads or min(*protocol.batches, *protocol.threads) < 1:
+        bad.append("batches and threads must be lists of numbers of at least 1")
+    if bad:
+        raise ConfigError(f"{where}: {'; '.join(bad)}")
+
+
+def _known_keys(table: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} must be a table", repr(table))
+    unknown = [k for k in table if k not in known]
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}", todo=nearest(unknown[0], known))
+
+
+def build(cls: type[Any], table: Any, where: str) -> Any:
+    """A frozen dataclass from a table, each value checked against its field's type.
+
+    Raises:
+        ConfigError: unknown keys, wrong types, non-finite numbers, missing values.
+    """
+    fields = [f for f in dataclasses.fields(cls) if f.name not in ("kind", "version")]
+    _known_keys(table, tuple(f.name for f in fields), where)
+    hints = typing.get_type_hints(cls)
+    values = {key: _typed(value, hints[key], f"{where} {key}") for key, value in table.items()}
+    missing = [
+        f.name
+        for f in fields
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: {missing[0]} is missing")
+    return cls(**values)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        kinds = [k for k in typing.get_args(hint) if k is not type(None)]
+        return value if value is None else _typed(value, kinds[0], where)
+    if dataclasses.is_dataclass(hint):
+        return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list", repr(value))
+        inner = typing.get_args(hint)[0]
+        return tuple(_typed(v, inner, where) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where} must be a {hint.__name__}", repr(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be finite", repr(value))
+    return value
+
+
+def _variants(table: Json, where: str) -> list[Variant]:
+    tables = table.get("variants")
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError(f"{where}: no [variants.NAME] table", todo="A recipe needs at least a teacher")
+    found: dict[str, Variant] = {}
+    for pattern, entry in tables.items():
+        place = f"{where} [variants.{pattern}]"
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{place} must be a table", repr(entry))
+        parents = entry.get("parents", [entry.get("parent", "")])
+        if ("parents" in entry) != ("{parent}" in pattern) or not isinstance(parents, list) or not parents:
+            raise ConfigError(f"{place}: a name with {{parent}} and a list `parents` go together")
+        for parent in parents:
+            name = pattern.replace("{parent}", str(parent))
+            if name in found:
+                raise ConfigError(f"{place}: there are two variants {name!r}")
+            if not name or any(c in name for c in "/\\ \t\n\r\0") or name.startswith((".", "-")):
+                raise ConfigError(f"{place}: {name!r} cannot be a variant's name", todo="Use letters, digits, - and _")
+            step = _step(entry, table.get("training", {}), place)
+            found[name] = Variant(name, step, str(parent), _flag(entry.get("intermediate", False), place))
+    for variant in found.values():
+        _check_variant(variant, found, f"{where} [variants.{variant.name}]")
+    return list(found.values())
+
+
+def _flag(value: Any, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{place}: intermediate must be true or false", repr(value))
+    return value
+
+
+def _step(entry: Json, training_defaults: Any, place: str) -> Step:
+    kind = entry.get("step")
+    if kind not in STEPS:
+        raise ConfigError(f"{place}: step", repr(kind), nearest(str(kind), STEPS))
+    cls = STEPS[kind]
+    own = {f.name for f in dataclasses.fields(cls)} - {"kind", "version", "training"}
+    options = {k: v for k, v in entry.items() if k not in _VARIANT}
+    if "training" not in {f.name for f in dataclasses.fields(cls)}:
+        return typing.cast(Step, build(cls, options, place))
+    trains = {f.name for f in dataclasses.fields(Training)}
+    _known_keys(options, tuple(sorted(own | trains)), place)
+    _known_keys(training_defaults, tuple(sorted(trains)), "[training]")
+    training = build(Training, training_defaults | {k: v for k, v in options.items() if k in trains}, place)
+    step = build(cls, {k: v for k, v in options.items() if k in own}, place)
+    return typing.cast(Step, dataclasses.replace(step, training=training))
+
+
+def _check_variant(variant: Variant, known: dict[str, Variant], place: str) -> None:
+    for name in variant.needs:
+        if name not in known:
+            raise ConfigError(f"{place}: there is no variant {name!r}", todo=nearest(name, known))
+    step = variant.step
+    if isinstance(step, (TrainStep, DistillStep)):
+        from distill.losses import check_distill
+        from distill.train import check_training
+
+        check_training(step.training)
+        if isinstance(step, DistillStep):
+            check_distill(step)
+            if bool(step.model) == bool(variant.parent):
+                raise ConfigError(f"{place}: a distill step takes either a model (fresh) or a parent (goes on from it)")
+        elif variant.parent:
+            raise ConfigError(f"{place}: a train step has no parent; give `weights` to start from a file")
+    elif not variant.parent:
+        raise ConfigError(f"{place}: a {step.kind} step needs a parent")
+    elif isinstance(step, PruneStep):
+        from compress.prune import check_prune
+
+        check_prune(step)
+    else:
+        from compress.quantize import check_quantize
+
+        check_quantize(step)
+    if variant.parent and known[variant.parent].precision != "fp32":
+        raise ConfigError(f"{place}: its parent {variant.parent!r} is already {known[variant.parent].precision}")
+
+
+def _ordered(variants: dict[str, Variant], where: str) -> tuple[Variant, ...]:
+    graph = {name: v.needs for name, v in variants.items()}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as err:
+        cycle = " -> ".join(err.args[1])
+        raise ConfigError(f"{where}: the variants need each other in a circle", cycle) from err
+    return tuple(variants[name] for name in order)

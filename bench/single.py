@@ -1,0 +1,225 @@
+"""One step alone, outside a run: ``bench train | distill | prune | quantize | export | measure``.
+
+The same step configs and handlers as in a recipe; results go to a file the person names. Nothing
+here prints.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.errors import ModelError, UsageError, nearest
+from bench.types import (
+    Artifact,
+    DataOptions,
+    Json,
+    Notify,
+    Preprocess,
+    Protocol,
+    QuantizeStep,
+    Quantity,
+    Step,
+    StepContext,
+    to_json,
+)
+
+FORMATS = {".onnx": ("onnx", "onnxruntime"), ".tflite": ("tflite", "litert"), ".pt2": ("pt2", "torch")}
+
+
+def run_step(
+    step: Step,
+    data: DataOptions,
+    output: Path,
+    *,
+    seed: int,
+    notify: Notify,
+    parent: Path | None = None,
+    teacher: Path | None = None,
+) -> Json:
+    """Run one Train, Distill or Prune step and write its model to ``output`` (``.safetensors``).
+
+    An interrupted training goes on from its checkpoint in ``OUTPUT.work`` when the same command is
+    given again.
+    """
+    from bench.pipeline import _run_handler
+
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output must end in .safetensors, not {output.name!r}")
+    for path in (parent, teacher):
+        if path is not None and not path.is_file():
+            raise UsageError(f"There is no model file {path}")
+    from distill import data as datasets
+
+    index = datasets.index(data, seed)
+    work = output.with_name(output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    loaded: list[Any] = []
+
+    def load() -> Any:
+        if not loaded:
+            loaded.append(datasets.load(index))
+        return loaded[0]
+
+    result = _run_handler(step, StepContext(output.stem, seed, load, parent, teacher, work, notify))
+    shutil.move(str(result.model), output)
+    shutil.rmtree(work, ignore_errors=True)
+    return {
+        "model": str(output),
+        "step": to_json(step),
+        "data": index.to_json(),
+        "macs": result.macs,
+        "params": result.params,
+        "best_epoch": result.best_epoch,
+        "history": list(result.history),
+        "notes": list(result.notes),
+    }
+
+
+def export_model(
+    model: Path, fmt: str, precision: str, scheme: str, step: QuantizeStep | None, data: DataOptions, output: Path, *, seed: int
+) -> Json:
+    """Export (and quantize) one model file; writes ``output`` and ``output.json`` beside it."""
+    from compress.export import export
+
+    from distill import data as datasets
+
+    if not model.is_file():
+        raise UsageError(f"There is no model file {model}")
+    dataset = datasets.load(datasets.index(data, seed))
+    with tempfile.TemporaryDirectory() as work:
+        result = export(model, fmt, precision, scheme, step, dataset, Path(work))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(str(result.path), output)
+    write_sidecar(output, result.artifact)
+    return {"artifact": to_json(result.artifact), "file": str(output), "parity": result.parity, "notes": list(result.notes)}
+
+
+def write_sidecar(file: Path, artifact: Artifact) -> None:
+    """Say beside a model file how to feed it (preprocessing, labels, inputs and outputs)."""
+    from bench.store import write_atomic
+
+    write_atomic(file.with_name(file.name + ".json"), json.dumps(to_json(artifact), indent=1).encode())
+
+
+def export_variant(path: Path, variant: str, fmt: str, output: Path) -> Path:
+    """Copy one variant's artifact out of a run, with its sidecar. Returns the file written."""
+    from bench.store import read_run
+
+    run = read_run(path)
+    if variant not in run.variants:
+        raise UsageError(f"The run {path} has no variant {variant!r}", todo=nearest(variant, run.variants))
+    found = {r["format"]: r for r in run.artifacts.values() if r["variant"] == variant and r["status"] == "ok"}
+    record = found.get(fmt) if fmt else next(iter(found.values()), None)
+    if record is None:
+        raise UsageError(f"The variant {variant!r} has no {fmt or 'exported'} artifact", f"formats: {', '.join(found) or 'none'}")
+    artifact = Artifact.from_json(record["artifact"])
+    source = run.object_path(artifact.sha256)
+    output.mkdir(parents=True, exist_ok=True)
+    target = output / f"{variant}{source.suffix}"
+    shutil.copyfile(source, target)
+    write_sidecar(target, artifact)
+    return target
+
+
+def describe_file(path: Path, runtime: str = "") -> tuple[Artifact, str]:
+    """The Artifact of a file made here or elsewhere, and the runtime that takes it."""
+    from bench.store import file_sha256
+
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}")
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{path.name} is no model that a runtime here takes", todo=f"Known: {', '.join(FORMATS)}")
+    fmt, default = FORMATS[path.suffix]
+    sidecar = path.with_name(path.name + ".json")
+    if sidecar.is_file():
+        try:
+            artifact = Artifact.from_json(json.loads(sidecar.read_text()))
+        except (ValueError, TypeError, KeyError) as err:
+            raise ModelError(f"{sidecar} does not describe an artifact", str(err), "Delete it or export the model again") from err
+        return replace(artifact, format=fmt), runtime or default
+    return Artifact(fmt, file_sha256(path), path.stat().st_size, path.name), runtime or default
+
+
+def measure_file(
+    path: Path, *, runtime: str, data: str, batch: int, threads: int, seed: int, protocol: Protocol, notify: Notify
+) -> Json:
+    """Measure one artifact in a fresh process; one cell as JSON."""
+    import numpy as np
+
+    from bench import runtimes
+    from bench.hosts import open_host
+    from bench.measure import accuracy, environment, power
+    from bench.runtimes.base import CellJob
+
+    artifact, name = describe_file(path, runtime)
+    chosen = runtimes.get(name)
+    if chosen.format != artifact.format:
+        raise UsageError(f"{name} takes {chosen.format} files, not {path.name}")
+    host = open_host("local")
+    probe = chosen.probe(host)
+    if not probe.available:
+        from bench.errors import MissingError
+
+        raise MissingError(f"The runtime {name} is not available", probe.reason, probe.remedy)
+    metrics: dict[str, Quantity] = {
+        "size_bytes": Quantity(path.stat().st_size, "bytes", n=1, provenance="measured", method="size of the file")
+    }
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        labels, bounds = None, {}
+        if data:
+            bounds = _write_images(artifact.preprocess, data, seed, folder, path)
+            labels = np.load(folder / "labels.npy")
+        source = power.open_source()
+        try:
+            job = CellJob(
+                artifact, path, folder, batch, threads, protocol=protocol, images=folder / "images.npy" if data else None, predict=bool(data)
+            )
+            result = chosen.measure(job, host, notify, energy=source)
+        finally:
+            source.close()
+        metrics |= result.metrics
+        classification = None
+        if result.outputs is not None and labels is not None:
+            logits, test = np.load(result.outputs), slice(*bounds["test"])
+            classification = accuracy.metrics(logits[test], labels[test], list(artifact.labels)) | {"split": "test"}
+            right = int((logits[test].argmax(1) == labels[test]).sum())
+            metrics["accuracy"] = accuracy.accuracy_quantity(right, len(labels[test]), f"test images, {name} here")
+        else:
+            metrics["accuracy"] = Quantity.missing("no --data given", "fraction")
+    for key in ("macs", "params"):
+        metrics.setdefault(key, Quantity.missing("not counted in a foreign file", key))
+    return {
+        "schema": 1,
+        "file": str(path),
+        "runtime": name,
+        "batch": batch,
+        "threads": threads,
+        "status": result.status,
+        "reason": result.reason,
+        "stopped": result.stopped,
+        **{k: to_json(v) for k, v in metrics.items()},
+        "classification": classification,
+        "environment": environment.describe() | {"runtime": result.runtime},
+        "notes": list(result.notes),
+    }
+
+
+def _write_images(preprocess: Preprocess | None, data: str, seed: int, folder: Path, path: Path) -> Json:
+    from distill import data as datasets
+
+    if preprocess is None:
+        raise UsageError(
+            f"How to feed images to {path.name} is not known: there is no {path.name}.json beside it",
+            todo="Leave --data out to time it on random images, or export it with `bench export`, which writes that file",
+        )
+    if preprocess.height != preprocess.width:
+        raise UsageError(f"{path.name} takes {preprocess.height} x {preprocess.width} images; only square ones are read here")
+    options = DataOptions(spec=data, image_size=preprocess.height, resize=preprocess.resize)
+    bounds: Json = datasets.load(datasets.index(options, seed)).write_eval(folder)
+    return bounds

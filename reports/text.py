@@ -1,0 +1,136 @@
+"""How numbers and provenance look in every report: digits, intervals, units and marks."""
+
+from __future__ import annotations
+
+import math
+
+from bench.types import Quantity
+
+MARKS = {"measured": "", "estimated": "~", "predicted": "*"}
+MISSING = "–"
+LEGEND = (
+    "no mark: measured on that machine   ~: estimated by a model of this machine   "
+    "*: predicted, the device was not there   –: missing, the reason is below"
+)
+INTERVAL_NOTE = (
+    'Intervals are 95%. Those of latency and of "faster" cover the variation inside one process only; '
+    "two processes can differ by more. Accuracy changes compare the same test images in pairs."
+)
+SPLIT_NOTE = "Accuracy here is of the test set; `bench choose` decides on the validation set."
+_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_COUNTS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def mark(quantity: Quantity) -> str:
+    """The provenance mark that precedes a value: nothing, ``~`` or ``*``."""
+    return MARKS.get(quantity.provenance or "measured", "?")
+
+
+def half_width(quantity: Quantity) -> float | None:
+    """The longer arm of the interval, or None when there is no interval."""
+    if quantity.value is None or quantity.low is None or quantity.high is None:
+        return None
+    return max(quantity.value - quantity.low, quantity.high - quantity.value)
+
+
+def decimals(value: float, half: float | None) -> int:
+    """Decimals worth printing: to the interval's first digit (its second after a 1), 2 to 4 digits in all.
+
+    Without an interval: three significant digits.
+    """
+    if half is not None and half > 0:
+        place = math.floor(math.log10(half))
+        wanted = -place + (1 if half / 10**place < 2 else 0)
+    else:
+        half, wanted = None, 2
+    if value == 0 or not math.isfinite(value):
+        return max(0, wanted if half else 1)
+    magnitude = math.floor(math.log10(abs(value)))
+    return max(0, min(max(wanted, 1 - magnitude), 3 - magnitude) if half else 2 - magnitude)
+
+
+def number(value: float, half: float | None = None) -> str:
+    """``0.3123`` with half-width 0.0004; ``1.83`` with 0.03; three significant digits without one."""
+    return f"{value:.{decimals(value, half)}f}"
+
+
+def interval(quantity: Quantity, scale: float = 1.0, digits: int | None = None, sign: str = "") -> str:
+    """``~1.83 [1.81, 1.86]``: mark, value and interval, all to the same decimals; no unit."""
+    if quantity.value is None:
+        return MISSING
+    half = half_width(quantity)
+    places = (
+        decimals(quantity.value * scale, None if half is None else half * scale) if digits is None else digits
+    )
+    shown = f"{mark(quantity)}{quantity.value * scale:{sign}.{places}f}"
+    if quantity.low is None or quantity.high is None:
+        return shown
+    return f"{shown} [{quantity.low * scale:{sign}.{places}f}, {quantity.high * scale:{sign}.{places}f}]"
+
+
+def plus_minus(quantity: Quantity, scale: float = 1.0, digits: int | None = None, sign: str = "") -> str:
+    """``~1.83±0.03``: the interval's longer arm, rounded up, so that nothing looks sharper than it is."""
+    if quantity.value is None:
+        return MISSING
+    half = half_width(quantity)
+    value = quantity.value * scale
+    places = decimals(value, None if half is None else half * scale) if digits is None else digits
+    shown = f"{mark(quantity)}{value:{sign}.{places}f}"
+    if half is None:
+        return shown
+    arm = math.ceil(half * scale * 10**places - 1e-9) / 10**places
+    return f"{shown}±{arm:.{places}f}"
+
+
+def percent_arm(quantity: Quantity) -> str:
+    """``~0.412±1%``: as :func:`plus_minus`, with the arm as a whole percentage of the value, rounded up."""
+    half = half_width(quantity)
+    if quantity.value is None or half is None or quantity.value <= 0:
+        return plus_minus(quantity)
+    share = math.ceil(100 * half / quantity.value - 1e-9)
+    return f"{mark(quantity)}{number(quantity.value, half)}±{share}%"
+
+
+def points(quantity: Quantity, style: str = "interval", sign: str = "") -> str:
+    """A fraction as percent (or percentage points): ``94.7 [92.1, 96.4]``, ``-0.8±1.1``."""
+    half = half_width(quantity)
+    digits = 2 if half is not None and 0 < half < 0.001 else 1
+    return (interval if style == "interval" else plus_minus)(quantity, 100.0, digits, sign)
+
+
+def ratio(quantity: Quantity, style: str = "plain") -> str:
+    """``1.90x`` or ``1.90x [1.87, 1.93]``."""
+    if quantity.value is None:
+        return MISSING
+    places = 2 if quantity.value < 10 else 1 if quantity.value < 100 else 0
+    shown = f"{mark(quantity)}{quantity.value:.{places}f}x"
+    if style == "plain" or quantity.low is None or quantity.high is None:
+        return shown
+    return f"{shown} [{quantity.low:.{places}f}, {quantity.high:.{places}f}]"
+
+
+def _scaled(value: float, steps: tuple[tuple[float, str], ...], last: str) -> tuple[str, str]:
+    for factor, unit in steps:
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:#.3g}".rstrip("."), unit
+    return f"{value:.0f}", last
+
+
+def size(quantity: Quantity, gap: str = " ") -> str:
+    """Bytes for people, decimal units: ``88.1 kB``, ``1.13 MB``."""
+    if quantity.value is None:
+        return MISSING
+    shown, unit = _scaled(quantity.value, _SIZES, "B")
+    return f"{mark(quantity)}{shown}{gap}{unit}"
+
+
+def count(quantity: Quantity) -> str:
+    """A count for people: ``12.4M``."""
+    if quantity.value is None:
+        return MISSING
+    return mark(quantity) + "".join(_scaled(quantity.value, _COUNTS, ""))
+
+
+def plural(n: int, word: str) -> str:
+    """``1 cell``, ``3 cells``."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
