@@ -6,7 +6,6 @@ Nothing heavy is imported here: every command imports what it needs when it runs
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -15,10 +14,9 @@ from typing import Any
 
 import click
 
-from bench import errors
+from bench import cli_info, cli_steps, errors
 from bench.errors import EdgefitError
-
-RUNS = Path("runs")
+from bench.terminal import RUNS, console, find_run, print_json, say
 
 
 class _Group(click.Group):
@@ -26,7 +24,9 @@ class _Group(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise click.UsageError(f"No such command {args[0]!r}. {errors.nearest(args[0], self.list_commands(ctx))}", ctx)
+            raise click.UsageError(
+                f"No such command {args[0]!r}. {errors.nearest(args[0], self.list_commands(ctx))}", ctx
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -44,43 +44,18 @@ def cli(debug: bool) -> None:
     """
 
 
-def _console(stderr: bool = True) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def _say(text: str = "") -> None:
-    click.echo(text, err=True)
-
-
-def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=1, allow_nan=False))
-
-
-def _find_run(name: str | None) -> Path:
-    """A run by path, by its name under ``runs/``, or the latest one."""
-    if name is None:
-        found = sorted(RUNS.glob("*/manifest.json"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise errors.UsageError("There is no run here", todo="Make one with `bench run`, or name its directory")
-        return found[-1].parent
-    for path in (Path(name), RUNS / name):
-        if (path / "manifest.json").exists():
-            return path
-    known = [p.parent.name for p in RUNS.glob("*/manifest.json")]
-    hint = errors.nearest(name, known) if known else "Make one with `bench run`"
-    raise errors.UsageError(f"There is no run {name!r}", todo=hint)
-
-
 # --- bench run
 
 
 @cli.command()
-@click.option("--profile", default="local", show_default=True, help="The target: see `bench profiles`, or a TOML file.")
+@click.option(
+    "--profile", default="local", show_default=True, help="The target: see `bench profiles`, or a TOML file."
+)
 @click.option("--recipe", default="demo", show_default=True, help="demo, small, full, or a TOML file.")
 @click.option("--data", default="", help="digits, folder:PATH, cifar10, ...; default: the recipe's.")
-@click.option("--model", default="", help="The teacher: edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY.")
+@click.option(
+    "--model", default="", help="The teacher: edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY."
+)
 @click.option("--weights", default="", help="Weights to start the teacher from (.safetensors, .pt).")
 @click.option("--host", default="local", show_default=True, help="Where the target is.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's directory; default: runs/NAME.")
@@ -107,11 +82,11 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
     if fresh and path.exists():
         old = path.with_name(f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}")
         path.rename(old)
-        _say(f"the earlier run is kept as {old}")
-    console = _console()
+        say(f"the earlier run is kept as {old}")
+    terminal = console()
     _say_plan(prepared, path)
     start = time.monotonic()
-    with Run(path) as store, Progress(console, quiet=as_json) as progress:
+    with Run(path) as store, Progress(terminal, quiet=as_json) as progress:
         for warning in (*store.warnings, *_data_warnings(prepared)):
             progress("warning", {"text": warning})
         outcome = pipeline.execute(prepared, store, progress)
@@ -126,12 +101,12 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
         html = path / "report.html"
         if outcome.made or not html.exists():
             _write_report(data, "html", html)
-        _say(
+        say(
             f"\n{outcome.made} made, {outcome.reused} already done, in {seconds:.1f} s. Report: {html}\n"
             f"Next: bench choose {path} --max-drop 1%"
         )
     if outcome.failed:
-        _say(f"{len(outcome.failed)} failed:\n  " + "\n  ".join(outcome.failed))
+        say(f"{len(outcome.failed)} failed:\n  " + "\n  ".join(outcome.failed))
         return errors.EXIT_SOME_FAILED
     return errors.EXIT_DONE
 
@@ -148,8 +123,10 @@ def _say_plan(prepared: Any, path: Path) -> None:
     plan, index = prepared.plan, prepared.index
     counts = ", ".join(f"{n} {split}" for split, n in index.counts.items())
     measured = sum(1 for c in plan.cells if not c.skip)
-    _say(f"{plan.profile.title}: {len(plan.variants)} variants, {measured} cells to measure, {len(plan.cells) - measured} skipped")
-    _say(f"data {index.spec} ({len(index.classes)} classes; {counts}); run {path}")
+    say(
+        f"{plan.profile.title}: {len(plan.variants)} variants, {measured} cells to measure, {len(plan.cells) - measured} skipped"
+    )
+    say(f"data {index.spec} ({len(index.classes)} classes; {counts}); run {path}")
 
 
 def _print_plan(prepared: Any, path: Path, as_json: bool) -> None:
@@ -167,19 +144,35 @@ def _print_plan(prepared: Any, path: Path, as_json: bool) -> None:
         "cells": [to_json(c) for c in plan.cells],
     }
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     from rich.table import Table
 
-    console = _console(stderr=False)
-    steps = Table("variant", "step", "parent", "key", title=f"{len(plan.variants)} variants", title_justify="left")
+    terminal = console(stderr=False)
+    steps = Table(
+        "variant", "step", "parent", "key", title=f"{len(plan.variants)} variants", title_justify="left"
+    )
     for v in plan.variants:
         steps.add_row(v.variant.name, v.variant.step.kind, v.variant.parent or "-", v.key)
-    cells = Table("variant", "runtime", "precision", "host", "plan", title=f"{len(plan.cells)} cells", title_justify="left")
+    cells = Table(
+        "variant",
+        "runtime",
+        "precision",
+        "host",
+        "plan",
+        title=f"{len(plan.cells)} cells",
+        title_justify="left",
+    )
     for c in plan.cells:
-        cells.add_row(c.cell.variant, c.cell.runtime, c.cell.precision, c.cell.host, f"skip: {c.skip}" if c.skip else "measure")
-    console.print(steps, cells)
-    console.print(f"Nothing was created. The run would be {path}", highlight=False)
+        cells.add_row(
+            c.cell.variant,
+            c.cell.runtime,
+            c.cell.precision,
+            c.cell.host,
+            f"skip: {c.skip}" if c.skip else "measure",
+        )
+    terminal.print(steps, cells)
+    terminal.print(f"Nothing was created. The run would be {path}", highlight=False)
 
 
 # --- bench report, choose
@@ -188,13 +181,12 @@ def _print_plan(prepared: Any, path: Path, as_json: bool) -> None:
 def _print_report(data: Any) -> None:
     from reports import tables
 
-    console = _console(stderr=False)
-    click.echo(tables.render(data, "terminal", width=console.width))
+    terminal = console(stderr=False)
+    click.echo(tables.render(data, "terminal", width=terminal.width))
 
 
 def _write_report(data: Any, fmt: str, output: Path) -> None:
     from bench.store import explain_disk_errors, write_atomic
-
     from reports import tables
 
     with explain_disk_errors(output):
@@ -203,18 +195,25 @@ def _write_report(data: Any, fmt: str, output: Path) -> None:
 
 @cli.command()
 @click.argument("run", required=False)
-@click.option("--format", "fmt", type=click.Choice(["terminal", "md", "html", "csv", "json"]), default="terminal", show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of standard output.")
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["terminal", "md", "html", "csv", "json"]),
+    default="terminal",
+    show_default=True,
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Write to this file instead of standard output."
+)
 def report(run: str | None, fmt: str, output: Path | None) -> int:
     """The trade-off table of a run, with provenance, intervals, failures and skips."""
     from bench.store import read_run
-
     from reports import tables
 
-    data = read_run(_find_run(run))
+    data = read_run(find_run(run))
     if output is not None:
         _write_report(data, fmt, output)
-        _say(f"wrote {output}")
+        say(f"wrote {output}")
     elif fmt == "terminal":
         _print_report(data)
     else:
@@ -230,335 +229,30 @@ def report(run: str | None, fmt: str, output: Path | None) -> int:
 @click.option("--max-energy", help="Per image, for example 3mJ.")
 @click.option("--min-accuracy", help="For example 0.9 or 90%.")
 @click.option("--max-drop", help="Points of accuracy below the reference, for example 1%.")
-@click.option("--objective", default="latency", show_default=True, help="What to make best: latency, size, memory, energy, accuracy.")
+@click.option(
+    "--objective",
+    default="latency",
+    show_default=True,
+    help="What to make best: latency, size, memory, energy, accuracy.",
+)
 @click.option("--runtime", help="Only this runtime.")
 @click.option("--json", "as_json", is_flag=True)
 def choose(run: str | None, objective: str, runtime: str | None, as_json: bool, **limits: str | None) -> int:
     """Name the variant to ship under these constraints, and why each other was refused."""
     from bench.store import read_run
-
     from reports import choose as chooser
 
     constraints = chooser.parse_constraints(**limits)
-    choice = chooser.choose(read_run(_find_run(run)), constraints, objective=objective, runtime=runtime)
+    choice = chooser.choose(read_run(find_run(run)), constraints, objective=objective, runtime=runtime)
     if as_json:
-        _print_json(chooser.choice_json(choice))
+        print_json(chooser.choice_json(choice))
     else:
         click.echo(chooser.render_choice(choice))
     return errors.EXIT_DONE
 
 
-# --- one step alone
-
-
-def _data_options(data: str, image_size: int | None) -> Any:
-    from bench.types import DataOptions
-
-    return DataOptions(spec=data, image_size=image_size)
-
-
-_data_option = click.option("--data", default="digits", show_default=True, help="digits, folder:PATH, cifar10, ...")
-_size_option = click.option("--image-size", type=click.IntRange(4, 4096), help="Side in pixels; default: the data's own.")
-_seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
-_set_option = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="A training option: epochs, lr, augment, ...")
-_output_option = click.option("--output", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write.")
-_json_option = click.option("--json", "as_json", is_flag=True)
-
-
-def _training(sets: tuple[str, ...]) -> Any:
-    from bench import recipe
-    from bench.types import Training
-
-    from distill.train import check_training
-
-    training = recipe.build(Training, dict(recipe.parse_override(s) for s in sets), "--set")
-    check_training(training)
-    return training
-
-
-def _do_step(step: Any, data: str, image_size: int | None, output: Path, seed: int, as_json: bool, **models: Any) -> int:
-    from bench import single
-    from bench.progress import Progress
-
-    with Progress(_console(), quiet=as_json) as progress:
-        result = single.run_step(step, _data_options(data, image_size), output, seed=seed, notify=progress, **models)
-    if as_json:
-        _print_json(result)
-        return errors.EXIT_DONE
-    for row in result["history"]:
-        _say(f"  epoch {row['epoch']:3d}  train loss {row['train_loss']:.4f}  validation accuracy {row['val_accuracy']:.4f}")
-    for note in result["notes"]:
-        _say(f"  {note}")
-    click.echo(f"{output}: {result['params']:,} parameters, {result['macs']:,} MACs")
-    return errors.EXIT_DONE
-
-
-@cli.command()
-@click.option("--model", required=True, help="edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY.")
-@click.option("--weights", default="", help="Start from these weights.")
-@_data_option
-@_size_option
-@_output_option
-@_seed_option
-@_set_option
-@_json_option
-def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
-    """Train one model."""
-    from bench.types import TrainStep
-
-    return _do_step(TrainStep(model, weights, _training(sets)), **rest)
-
-
-@cli.command()
-@click.option("--teacher", required=True, type=click.Path(path_type=Path), help="The teacher's .safetensors.")
-@click.option("--model", default="", help="A fresh student.")
-@click.option("--student", type=click.Path(path_type=Path), help="Or a student to go on from (.safetensors).")
-@click.option("--temperature", default=4.0, show_default=True)
-@click.option("--alpha", default=0.7, show_default=True, help="Weight of the teacher against the labels.")
-@_data_option
-@_size_option
-@_output_option
-@_seed_option
-@_set_option
-@_json_option
-def distill(
-    teacher: Path, model: str, student: Path | None, temperature: float, alpha: float, sets: tuple[str, ...], **rest: Any
-) -> int:
-    """Train a student with a teacher's outputs as targets."""
-    from bench.types import DistillStep
-
-    from distill.losses import check_distill
-
-    if bool(model) == bool(student):
-        raise errors.UsageError("Give either --model (a fresh student) or --student (a file to go on from)")
-    step = DistillStep(str(teacher), model, temperature=temperature, alpha=alpha, training=_training(sets))
-    check_distill(step)
-    return _do_step(step, teacher=teacher, parent=student, **rest)
-
-
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--macs", default=0.5, show_default=True, help="Share of multiply-accumulates to keep.")
-@click.option("--importance", default="l1", show_default=True)
-@click.option("--scope", default="global", show_default=True)
-@click.option("--round-to", default=8, show_default=True, help="Channels stay a multiple of this.")
-@_data_option
-@_size_option
-@_output_option
-@_seed_option
-@_json_option
-def prune(model: Path, macs: float, importance: str, scope: str, round_to: int, **rest: Any) -> int:
-    """Remove channels of a model; recover its accuracy afterwards with `bench distill --student`."""
-    from bench.types import PruneStep
-
-    from compress.prune import check_prune
-
-    step = PruneStep(macs, importance, scope, round_to)
-    check_prune(step)
-    return _do_step(step, parent=model, **rest)
-
-
-def _export_file(
-    model: Path, output: Path, precision: str, scheme: str, step: Any, data: str, image_size: int | None, seed: int, as_json: bool
-) -> int:
-    from bench import single
-
-    fmt, _ = single.FORMATS.get(output.suffix, ("", ""))
-    if not fmt:
-        raise errors.UsageError(f"--output must end in {', '.join(single.FORMATS)}, not {output.name!r}")
-    size = image_size or single_size(model)
-    result = single.export_model(model, fmt, precision, scheme, step, _data_options(data, size), output, seed=seed)
-    if as_json:
-        _print_json(result)
-    else:
-        for note in result["notes"]:
-            _say(f"  {note}")
-        parity = result["parity"]
-        click.echo(
-            f"{output}: {output.stat().st_size:,} bytes; agrees with its parent on {parity['agreement']:.1%} of {parity['n']} images"
-        )
-    return errors.EXIT_DONE
-
-
-def single_size(model: Path) -> int:
-    """The image size a model file was made for, read from its metadata."""
-    from distill import models
-
-    return int(models.read_spec(model).preprocess.height)
-
-
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--precision", type=click.Choice(["int8", "fp16", "bf16"]), default="int8", show_default=True)
-@click.option("--scheme", default="", help="u8s8, u8s8-7bit, s8s8 or litert; default: this machine's.")
-@click.option("--ranges", default="minmax", show_default=True)
-@click.option("--images", default=256, show_default=True, help="Calibration images.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The .onnx, .tflite or .pt2 file to write.")
-@_data_option
-@_size_option
-@_seed_option
-@_json_option
-def quantize(model: Path, precision: str, scheme: str, ranges: str, images: int, output: Path, **rest: Any) -> int:
-    """Write a model in a smaller number format, calibrated on training images."""
-    from bench.types import QuantizeStep
-
-    from compress.quantize import check_quantize
-
-    step = QuantizeStep(precision, ranges, images)
-    check_quantize(step)
-    if precision == "int8" and not scheme:
-        scheme = _default_scheme(output)
-    return _export_file(model, output, precision, scheme if precision == "int8" else "", step, **rest)
-
-
-def _default_scheme(output: Path) -> str:
-    from bench import runtimes, single
-    from bench.measure import environment
-
-    _, runtime = single.FORMATS.get(output.suffix, ("", "onnxruntime"))
-    return runtimes.get(runtime).int8_scheme(environment.describe())
-
-
-@cli.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--variant", help="With a run: the variant to take out of it.")
-@click.option("--format", "fmt", default="", help="With a run: onnx, tflite or pt2.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The file to write; with a run, the folder.")
-@_data_option
-@_size_option
-@_seed_option
-@_json_option
-def export(source: Path, variant: str | None, fmt: str, output: Path, as_json: bool, **rest: Any) -> int:
-    """Write a model as ONNX, TFLite or an exported program, or take a variant's file out of a run."""
-    from bench import single
-
-    if source.is_file():
-        return _export_file(source, output, "fp32", "", None, as_json=as_json, **rest)
-    if not variant:
-        raise errors.UsageError("Say which variant of the run to export", todo="Add --variant NAME; `bench report` lists them")
-    target = single.export_variant(_find_run(str(source)), variant, fmt, output)
-    if as_json:
-        _print_json({"file": str(target)})
-    else:
-        click.echo(str(target))
-    return errors.EXIT_DONE
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--runtime", default="", help="Default: the one that takes this kind of file.")
-@click.option("--data", default="", help="Measure accuracy on these images too.")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 4096))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
-@click.option("--max-seconds", default=5.0, show_default=True, help="Cap of the timed part.")
-@_seed_option
-@_json_option
-def measure(file: Path, max_seconds: float, as_json: bool, **rest: Any) -> int:
-    """Time and weigh one artifact in a fresh process."""
-    from bench import single
-    from bench.progress import Progress
-    from bench.recipe import check_protocol
-    from bench.types import Protocol
-
-    protocol = Protocol(max_seconds=max_seconds, timeout_seconds=max_seconds + 120)
-    check_protocol(protocol, "--max-seconds")
-    with Progress(_console(), quiet=as_json) as progress:
-        cell = single.measure_file(file, protocol=protocol, notify=progress, **rest)
-    if as_json:
-        _print_json(cell)
-    else:
-        from reports import tables
-
-        click.echo(tables.render_cell(cell))
-    return errors.EXIT_DONE if cell["status"] == "ok" else errors.EXIT_SOME_FAILED
-
-
-# --- bench profiles, runtimes
-
-
-@cli.group(invoke_without_command=True)
-@click.pass_context
-def profiles(ctx: click.Context) -> None:
-    """The targets: list, show, validate."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(profiles_list)
-
-
-@profiles.command("list")
-def profiles_list() -> int:
-    """Every built-in profile."""
-    from hardware_profiles import load
-    from rich.table import Table
-
-    table = Table("profile", "device", "runtimes", "INT8 scheme", "facts")
-    for name, aliases in load.names().items():
-        profile = load.load(name)
-        label = name + (f" (= {', '.join(aliases)})" if aliases else "")
-        table.add_row(label, profile.title, ", ".join(profile.runtimes), profile.int8_scheme, str(len(profile.facts)))
-    _console(stderr=False).print(table)
-    return errors.EXIT_DONE
-
-
-@profiles.command("show")
-@click.argument("name")
-@_json_option
-def profiles_show(name: str, as_json: bool) -> int:
-    """All that is known of one target, with sources."""
-    from bench.types import to_json
-
-    from hardware_profiles import load
-    from rich.table import Table
-
-    profile = load.load(name)
-    if as_json:
-        _print_json(to_json(profile))
-        return errors.EXIT_DONE
-    console = _console(stderr=False)
-    console.print(f"[bold]{profile.name}[/bold]: {profile.title}", highlight=False)
-    console.print(f"runtimes {', '.join(profile.runtimes)}; precisions {', '.join(profile.precisions)}; INT8 {profile.int8_scheme}")
-    facts = Table("fact", "value", "confidence", "source")
-    for key, fact in profile.facts.items():
-        facts.add_row(key, str(fact.value), fact.confidence, fact.source)
-    if profile.facts:
-        console.print(facts)
-    for mode in profile.power_modes:
-        console.print("power mode " + ", ".join(f"{k} {v}" for k, v in mode.items() if k != "source"), highlight=False)
-    for note in profile.notes:
-        console.print(note, highlight=False)
-    return errors.EXIT_DONE
-
-
-@profiles.command("validate")
-@click.argument("file", type=click.Path(path_type=Path))
-def profiles_validate(file: Path) -> int:
-    """Check a profile file of your own."""
-    from hardware_profiles import load
-
-    profile = load.validate(file)
-    click.echo(f"{file}: a valid profile of {profile.title} with {len(profile.facts)} facts")
-    return errors.EXIT_DONE
-
-
-@cli.command("runtimes")
-@_json_option
-def list_runtimes(as_json: bool) -> int:
-    """What can run models on this machine, and what is missing for the rest."""
-    from bench.measure import environment
-    from bench.preflight import probe_runtimes
-    from bench.types import to_json
-
-    facts = probe_runtimes(environment.describe())
-    if as_json:
-        _print_json([to_json(f) for f in facts])
-        return errors.EXIT_DONE
-    from rich.table import Table
-
-    table = Table("runtime", "state", "takes", "INT8 here", "not run here")
-    for f in facts:
-        state = f"missing: {f.missing}. {f.remedy}" if f.missing else f"{f.version} on {f.device}"
-        table.add_row(f.name, state, f.format, f.int8_scheme, "\n".join(f"{p}: {r}" for p, r in f.refusals))
-    _console(stderr=False).print(table)
-    return errors.EXIT_DONE
+for _command in (*cli_steps.COMMANDS, *cli_info.COMMANDS):
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -580,10 +274,10 @@ def _run(arguments: list[str], debug: bool) -> int:
     except EdgefitError as err:
         if debug:
             raise
-        _say(f"error: {err}")
+        say(f"error: {err}")
         return err.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say("\ninterrupted: what was finished is kept; the same command goes on from there")
+        say("\ninterrupted: what was finished is kept; the same command goes on from there")
         return errors.EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -591,5 +285,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as err:
         if debug:
             raise
-        _say(f"error: something edgefit did not foresee: {type(err).__name__}: {err}\nAdd --debug to see where, and please report it.")
+        say(
+            f"error: something edgefit did not foresee: {type(err).__name__}: {err}\nAdd --debug to see where, and please report it."
+        )
         return errors.EXIT_INTERNAL

@@ -5,16 +5,14 @@ Whatever fails is recorded with its reason and the rest goes on; whatever is don
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.errors import EdgefitError
+from bench.cells import CellMaker, failure
 from bench.plan import Plan, PlannedCell, PlannedExport, PlannedVariant
 from bench.preflight import Prepared
 from bench.store import Run
@@ -23,20 +21,13 @@ from bench.types import (
     DistillStep,
     Json,
     Notify,
-    Protocol,
     PruneStep,
     QuantizeStep,
-    Quantity,
     StepContext,
     StepResult,
     TrainStep,
     to_json,
 )
-
-ACCURACY_ONLY = Protocol(half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
-METRICS = (
-    "latency_ms", "p90_ms", "p95_ms", "p99_ms", "throughput_ips", "first_call_ms", "load_ms", "memory_mb", "energy_mj",
-)  # fmt: skip
 
 
 @dataclass
@@ -57,12 +48,9 @@ def execute(prepared: Prepared, run: Run, notify: Notify) -> Outcome:
     """
     engine = _Engine(prepared, run, notify)
     _write_manifest(prepared, run)
-    try:
-        engine.variants()
-        engine.exports()
-        engine.cells()
-    finally:
-        engine.close()
+    engine.variants()
+    engine.exports()
+    engine.cells()
     return engine.outcome
 
 
@@ -88,28 +76,12 @@ def _write_manifest(prepared: Prepared, run: Run) -> None:
     )
 
 
-def reason_of(err: BaseException) -> str:
-    """One line that says why something failed."""
-    if isinstance(err, EdgefitError):
-        return str(err)
-    text = " ".join(str(err).split())
-    return f"{type(err).__name__}: {text[:400]}"
-
-
 class _Engine:
     def __init__(self, prepared: Prepared, run: Run, notify: Notify) -> None:
         self.prepared, self.run, self.notify = prepared, run, notify
         self.plan: Plan = prepared.plan
         self.outcome = Outcome()
         self._dataset: Any = None
-        self._energy: Any = None
-        self._next_worker: Any = None
-
-    def close(self) -> None:
-        if self._next_worker is not None:
-            self._next_worker[1].close()
-        if self._energy is not None:
-            self._energy.close()
 
     def data(self) -> Any:
         """The data set, decoded on first use."""
@@ -170,10 +142,13 @@ class _Engine:
             return
         start = time.monotonic()
         try:
-            made = self._quantized(planned) if isinstance(variant.step, QuantizeStep) else self._run_step(planned)
+            made = (
+                self._quantized(planned)
+                if isinstance(variant.step, QuantizeStep)
+                else self._run_step(planned)
+            )
         except Exception as err:
-            detail = "" if isinstance(err, EdgefitError) else traceback.format_exc()[-4000:]
-            self._append(record | {"status": "failed", "reason": reason_of(err), "detail": detail})
+            self._append(record | failure(err))
             return
         self._append(record | made | {"seconds": round(time.monotonic() - start, 3)})
         self.run.clear_work(planned.key)
@@ -182,7 +157,11 @@ class _Engine:
         """A quantized variant is its parent's model and a config; the files are made by the export."""
         parent = self._variant_record(planned.variant.parent)
         assert parent is not None
-        return {k: parent[k] for k in ("model", "macs", "params")} | {"history": [], "best_epoch": None, "notes": []}
+        return {k: parent[k] for k in ("model", "macs", "params")} | {
+            "history": [],
+            "best_epoch": None,
+            "notes": [],
+        }
 
     def _run_step(self, planned: PlannedVariant) -> Json:
         variant, step = planned.variant, planned.variant.step
@@ -195,9 +174,15 @@ class _Engine:
             workdir=self.run.workdir(planned.key),
             notify=self.notify,
         )
-        result = _run_handler(step, context)
+        result = run_handler(step, context)
         sha = self.run.put(result.model)
-        model = Artifact("safetensors", sha, result.model.stat().st_size, result.model.name, labels=self.prepared.index.classes)
+        model = Artifact(
+            "safetensors",
+            sha,
+            result.model.stat().st_size,
+            result.model.name,
+            labels=self.prepared.index.classes,
+        )
         return {
             "model": to_json(model),
             "macs": result.macs,
@@ -242,7 +227,9 @@ class _Engine:
         }
         parent = self._variant_record(planned.variant)
         if not parent or parent["status"] != "ok":
-            self._append(record | {"status": "failed", "reason": f"its variant {planned.variant} was not made"})
+            self._append(
+                record | {"status": "failed", "reason": f"its variant {planned.variant} was not made"}
+            )
             return
         start = time.monotonic()
         try:
@@ -261,224 +248,48 @@ class _Engine:
             )
             sha = self.run.put(result.path)
         except Exception as err:
-            detail = "" if isinstance(err, EdgefitError) else traceback.format_exc()[-4000:]
-            self._append(record | {"status": "failed", "reason": reason_of(err), "detail": detail})
+            self._append(record | failure(err))
             return
-        record |= {"artifact": to_json(replace(result.artifact, sha256=sha)), "parity": result.parity, "notes": list(result.notes)}
+        record |= {
+            "artifact": to_json(replace(result.artifact, sha256=sha)),
+            "parity": result.parity,
+            "notes": list(result.notes),
+        }
         self._append(record | {"seconds": round(time.monotonic() - start, 3)})
         self.run.clear_work(planned.key)
 
     def _artifact_path(self, key: str) -> Path | None:
         record = self.run.done("artifact", key) if key else None
-        return self.run.object_path(record["artifact"]["sha256"]) if record and record["status"] == "ok" else None
+        return (
+            self.run.object_path(record["artifact"]["sha256"])
+            if record and record["status"] == "ok"
+            else None
+        )
 
     # --- cells
 
     def cells(self) -> None:
         """Measure every cell that has no finished record."""
         self.notify("stage", {"name": "cells", "total": len(self.plan.cells)})
-        for i, planned in enumerate(self.plan.cells):
-            if self._finished("cell", planned.key):
-                self.outcome.reused += 1
-            else:
-                self.notify("item", {"name": planned.cell.label, "done": False})
-                self._make_cell(planned, self._following(i))
-            self.notify("item", {"name": planned.cell.label, "done": True})
+        maker = CellMaker(self.prepared, self.run, self.notify, self.data)
+        try:
+            for i, planned in enumerate(self.plan.cells):
+                if self._finished("cell", planned.key):
+                    self.outcome.reused += 1
+                else:
+                    self.notify("item", {"name": planned.cell.label, "done": False})
+                    self._append(maker.make(planned, self._following(i)))
+                self.notify("item", {"name": planned.cell.label, "done": True})
+        finally:
+            maker.close()
 
     def _following(self, index: int) -> PlannedCell | None:
         """The next cell that will need a worker."""
         todo = (c for c in self.plan.cells[index + 1 :] if not c.skip and not self._finished("cell", c.key))
         return next(todo, None)
 
-    def _make_cell(self, planned: PlannedCell, following: PlannedCell | None) -> None:
-        record: Json = {
-            "kind": "cell",
-            "key": planned.key,
-            "cell": to_json(planned.cell),
-            "status": "skipped" if planned.skip else "ok",
-            "reason": planned.skip,
-            "remedy": planned.remedy,
-            "artifact": planned.export or None,
-            "metrics": {},
-            "classification": None,
-            "samples": None,
-            "predictions": None,
-            "environment": self.prepared.environment,
-            "stopped": "",
-            "notes": [],
-        }
-        metrics = {name: Quantity.missing(planned.skip or "not measured") for name in METRICS}
-        metrics |= self._static_metrics(planned)
-        made = self.run.done("artifact", planned.export) if planned.export else None
-        if made and made["status"] != "ok":
-            failed = {"status": "failed", "reason": f"its artifact was not made: {made['reason']}"}
-            missing = {k: to_json(replace(q, reason=failed["reason"]) if q.value is None else q) for k, q in metrics.items()}
-            self._append(record | (failed if not planned.skip else {}) | {"metrics": missing})
-            return
-        try:
-            record |= self._measure(planned, metrics, following)
-        except Exception as err:
-            detail = "" if isinstance(err, EdgefitError) else traceback.format_exc()[-4000:]
-            record |= {"status": "failed", "reason": reason_of(err), "detail": detail}
-        if record["status"] == "failed":
-            metrics = {k: replace(q, reason=record["reason"]) if q.value is None else q for k, q in metrics.items()}
-        self._append(record | {"metrics": {k: to_json(q) for k, q in metrics.items()}})
 
-    def _static_metrics(self, planned: PlannedCell) -> dict[str, Quantity]:
-        """What is known of a cell without running it: operations, parameters, size of the file."""
-        variant = self._variant_record(planned.cell.variant) or {}
-        artifact = (self.run.done("artifact", planned.export) or {}).get("artifact") if planned.export else None
-        found = {}
-        for name, method in (("macs", "counted in the graph, batch 1"), ("params", "counted in the model")):
-            value = variant.get(name)
-            found[name] = (
-                Quantity(value, name, n=1, provenance="measured", method=method)
-                if value is not None
-                else Quantity.missing("the variant was not made", name)
-            )
-        found["size_bytes"] = (
-            Quantity(artifact["size_bytes"], "bytes", n=1, provenance="measured", method=f"size of the {artifact['format']} file")
-            if artifact
-            else Quantity.missing(planned.skip or "no artifact", "bytes")
-        )
-        for name in ("accuracy", "val_accuracy"):
-            found[name] = Quantity.missing(planned.skip or "not measured", "fraction")
-        return found
-
-    def _measure(self, planned: PlannedCell, metrics: dict[str, Quantity], following: PlannedCell | None) -> Json:
-        """Fill in ``metrics`` and return the rest of the record."""
-        if not planned.export:
-            return {}
-        shared = self._accuracy_of(planned)
-        if planned.skip and shared:
-            metrics |= shared.pop("quantities")
-            return shared
-        from bench import runtimes
-        from bench.hosts import open_host
-        from bench.runtimes.base import CellJob
-
-        host = open_host("local")
-        runtime = runtimes.get(planned.runtime_here)
-        export = self.run.done("artifact", planned.export)
-        assert export is not None
-        artifact = Artifact.from_json(export["artifact"])
-        images, labels, bounds = self._eval_images()
-        job = CellJob(
-            artifact=artifact,
-            path=self.run.object_path(artifact.sha256),
-            outdir=self.run.workdir(planned.key),
-            batch=1 if planned.skip else planned.cell.batch,
-            threads=1 if planned.skip else planned.cell.threads,
-            device=planned.device,
-            protocol=ACCURACY_ONLY if planned.skip else self.plan.protocol,
-            images=images,
-            predict=not shared,
-        )
-        result = runtime.measure(
-            job, host, self._watch(following), worker=self._take_worker(planned), energy=None if planned.skip else self.energy()
-        )
-        if result.status == "failed":
-            return {"status": "failed", "reason": result.reason}
-        record: Json = {"runtime": result.runtime, "seconds": result.seconds}
-        if not planned.skip:
-            metrics |= result.metrics
-            record |= {"stopped": result.stopped, "notes": list(result.notes)}
-            record["samples"] = self.run.put(result.samples) if result.samples else None
-        if not shared and result.outputs is not None:
-            shared = self._judge(result.outputs, labels, bounds, f"{runtime.name} here, the artifact itself")
-        metrics |= shared.pop("quantities", {})
-        self.run.clear_work(planned.key)
-        return record | shared
-
-    def _watch(self, following: PlannedCell | None) -> Notify:
-        """Pass events on, and start the next cell's worker while this one only predicts (untimed)."""
-
-        def watch(event: str, info: Json) -> None:
-            self.notify(event, info)
-            if event == "phase" and info.get("name") == "predict" and following and self._next_worker is None:
-                from bench import runtimes
-                from bench.hosts import open_host
-
-                threads = 1 if following.skip else following.cell.threads
-                worker = runtimes.get(following.runtime_here).start(open_host("local"), threads)
-                self._next_worker = (following.key, worker)
-
-        return watch
-
-    def _take_worker(self, planned: PlannedCell) -> Any:
-        """The worker started ahead for this cell, if there is one."""
-        if self._next_worker is None:
-            return None
-        key, worker = self._next_worker
-        self._next_worker = None
-        if key == planned.key:
-            return worker
-        worker.close()
-        return None
-
-    def energy(self) -> Any:
-        """The best energy source of this machine, opened once a run."""
-        if self._energy is None:
-            from bench.measure import power
-
-            self._energy = power.open_source()
-        return self._energy
-
-    def _eval_images(self) -> tuple[Path, Any, Json]:
-        """Validation and test images as one array on disk: (path, labels, split bounds)."""
-        import json
-
-        import numpy as np
-
-        folder = self.run.workdir(f"eval-{self.plan.data_digest[:16]}")
-        bounds_file = folder / "bounds.json"
-        if not bounds_file.exists():
-            from bench.store import write_atomic
-
-            bounds = self.data().write_eval(folder)
-            write_atomic(bounds_file, json.dumps(bounds).encode())
-        return folder / "images.npy", np.load(folder / "labels.npy"), json.loads(bounds_file.read_text())
-
-    def _accuracy_of(self, planned: PlannedCell) -> Json:
-        """Accuracy already measured for the same artifact on the same runtime (other batch or threads)."""
-        for other in self.plan.cells:
-            same = other.key != planned.key and other.export == planned.export and other.runtime_here == planned.runtime_here
-            record = self._finished("cell", other.key) if same else None
-            if record and record["predictions"]:
-                names = ("accuracy", "val_accuracy", "top5")
-                found = {n: Quantity.from_json(record["metrics"][n]) for n in names if n in record["metrics"]}
-                return {k: record[k] for k in ("classification", "predictions")} | {"quantities": found}
-        return {}
-
-    def _judge(self, outputs: Path, labels: Any, bounds: Json, where: str) -> Json:
-        """Accuracy on validation and test from logits (N, classes); predictions are kept for paired tests."""
-        import numpy as np
-
-        from bench.measure import accuracy
-
-        logits = np.load(outputs)
-        parts = {s: slice(*bounds[s]) for s in ("validation", "test")}
-        predicted = logits.argmax(axis=1).astype(np.int32)
-        buffer = io.BytesIO()
-        arrays = {f"{k}_pred": predicted[parts[s]] for k, s in (("val", "validation"), ("test", "test"))}
-        arrays |= {f"{k}_true": labels[parts[s]].astype(np.int32) for k, s in (("val", "validation"), ("test", "test"))}
-        np.savez(buffer, **arrays)
-        classes = list(self.prepared.index.classes)
-        report = accuracy.metrics(logits[parts["test"]], labels[parts["test"]], classes) | {"split": "test"}
-        quantities = {
-            name: accuracy.accuracy_quantity(
-                int((arrays[f"{k}_pred"] == arrays[f"{k}_true"]).sum()), len(arrays[f"{k}_pred"]), f"{split} images, {where}"
-            )
-            for name, k, split in (("accuracy", "test", "test"), ("val_accuracy", "val", "validation"))
-        }
-        return {
-            "classification": report,
-            "predictions": self.run.put_bytes(buffer.getvalue(), ".npz"),
-            "quantities": quantities,
-        }
-
-
-def _run_handler(step: TrainStep | DistillStep | PruneStep | Any, context: StepContext) -> StepResult:
+def run_handler(step: TrainStep | DistillStep | PruneStep | Any, context: StepContext) -> StepResult:
     """One step by its kind; the heavy packages are imported only when they are used."""
     if isinstance(step, TrainStep):
         from distill.train import run_train

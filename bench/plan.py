@@ -166,7 +166,9 @@ def _plan_variants(
 
 def _files_of(variant: Variant) -> list[str]:
     model, weights = getattr(variant.step, "model", ""), getattr(variant.step, "weights", "")
-    return [m.split(":")[1] for m in [model] if m.startswith("py:") and ":" in m] + ([weights] if weights else [])
+    return [m.split(":")[1] for m in [model] if m.startswith("py:") and ":" in m] + (
+        [weights] if weights else []
+    )
 
 
 def files_named(recipe: Recipe) -> list[str]:
@@ -175,7 +177,11 @@ def files_named(recipe: Recipe) -> list[str]:
 
 
 def _add_export(
-    planned: PlannedVariant, fmt: str, scheme: str, by_name: dict[str, PlannedVariant], exports: dict[str, PlannedExport]
+    planned: PlannedVariant,
+    fmt: str,
+    scheme: str,
+    by_name: dict[str, PlannedVariant],
+    exports: dict[str, PlannedExport],
 ) -> str:
     """Register an export (and the float parent's, which it is made from); returns its key."""
     precision = planned.variant.precision
@@ -204,7 +210,19 @@ def _local_cells(
         for threads in protocol.threads if not skip else protocol.threads[:1]:
             cell = Cell(planned.variant.name, runtime.name, precision, batch, threads)
             timing = replace(protocol, batches=(), threads=())
-            key = digest([planned.key, export, cell, timing, runtime.version, runtime.device, machine, skip, HARNESS_VERSION])
+            key = digest(
+                [
+                    planned.key,
+                    export,
+                    cell,
+                    timing,
+                    runtime.version,
+                    runtime.device,
+                    machine,
+                    skip,
+                    HARNESS_VERSION,
+                ]
+            )
             remedy = runtime.remedy if runtime.missing else ""
             cells.append(PlannedCell(cell, key, export, runtime.name, runtime.device, skip, remedy))
     return cells
@@ -234,7 +252,14 @@ def _device_cells(
         if scheme == "litert" and proxy and proxy.format != "tflite":
             scheme = "u8s8"
         export = _add_export(planned, proxy.format, scheme, by_name, exports) if proxy else ""
-        cell = Cell(planned.variant.name, name, precision, profile.protocol.batches[0], profile.protocol.threads[0], profile.name)
+        cell = Cell(
+            planned.variant.name,
+            name,
+            precision,
+            profile.protocol.batches[0],
+            profile.protocol.threads[0],
+            profile.name,
+        )
         key = digest([planned.key, export, cell, proxy.version if proxy else "", reason, HARNESS_VERSION])
         cells.append(PlannedCell(cell, key, export, proxy.name if proxy else "", "cpu", reason, remedy))
     return cells

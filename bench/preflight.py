@@ -12,7 +12,7 @@ from typing import Any
 from bench import plan as planning
 from bench import recipe as recipes
 from bench.errors import ConfigError, EdgefitError, MissingError, UsageError
-from bench.types import DistillStep, Json, Profile, TrainStep, digest
+from bench.types import DistillStep, Json, TrainStep, digest
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -47,7 +47,13 @@ class Prepared:
         spec = self.index.spec
         data = Path(spec.split(":", 1)[1]).resolve().name if ":" in spec else spec
         safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in data)
-        changed = [self.options.model, self.options.weights, self.options.only, self.options.seed, self.options.sets]
+        changed = [
+            self.options.model,
+            self.options.weights,
+            self.options.only,
+            self.options.seed,
+            self.options.sets,
+        ]
         tail = f"-{digest(changed)[:6]}" if any(changed) else ""
         return f"{self.plan.profile.name}-{self.plan.recipe.name}-{safe}{tail}"
 
@@ -60,7 +66,6 @@ def prepare(options: RunOptions) -> Prepared:
     """
     from bench.hosts import open_host
     from bench.measure import environment
-
     from hardware_profiles import load as profiles
 
     problems: list[EdgefitError] = []
@@ -101,8 +106,7 @@ def _together(problems: list[EdgefitError]) -> EdgefitError:
         return problems[0]
     worst = max(problems, key=lambda p: p.exit_code)
     lines = "\n".join(f"  {i}. {p}" for i, p in enumerate(problems, 1))
-    combined = type(worst)(f"{len(problems)} problems:\n{lines}")
-    return combined
+    return type(worst)(f"{len(problems)} problems:\n{lines}")
 
 
 def _recipe(options: RunOptions) -> recipes.Recipe:

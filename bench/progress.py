@@ -63,7 +63,9 @@ class Progress:
             return
         self._drop_detail()
         if self._item == info["name"]:
-            self.console.print(f"  {info['name']}  [dim]{time.monotonic() - self._item_start:.1f} s[/dim]", highlight=False)
+            self.console.print(
+                f"  {info['name']}  [dim]{time.monotonic() - self._item_start:.1f} s[/dim]", highlight=False
+            )
             self._item = ""
         if self._bar is not None and self._stage is not None:
             self._bar.advance(self._stage)
@@ -75,7 +77,9 @@ class Progress:
             text += f", {eta:.0f} s left"
         if info.get("val_accuracy") is not None:
             text += f", validation {info['val_accuracy']:.3f}"
-        self._show(f"    epoch {info['epoch']}/{info['epochs']}", info.get("step", 0), info.get("steps", 1), text)
+        self._show(
+            f"    epoch {info['epoch']}/{info['epochs']}", info.get("step", 0), info.get("steps", 1), text
+        )
 
     def _on_phase(self, info: Json) -> None:
         self._update(info=f"{self._item}: {info['name']}")
@@ -97,7 +101,9 @@ class Progress:
     def _on_failed(self, info: Json) -> None:
         from rich.markup import escape
 
-        self.console.print(f"  [red]failed:[/red] {escape(str(info['name']))}: {escape(info['reason'])}", highlight=False)
+        self.console.print(
+            f"  [red]failed:[/red] {escape(str(info['name']))}: {escape(info['reason'])}", highlight=False
+        )
 
     def _update(self, **fields: Any) -> None:
         if self._bar is not None and self._stage is not None:

@@ -100,10 +100,14 @@ def _override(table: Json, key: str, value: Any) -> None:
     for i, part in enumerate(parents):
         child = node.setdefault(part, {}) if part in _TOP or i else node.get(part)
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {key}: there is no table {'.'.join(parents[: i + 1])!r}", todo=nearest(part, _TOP))
+            raise ConfigError(
+                f"--set {key}: there is no table {'.'.join(parents[: i + 1])!r}", todo=nearest(part, _TOP)
+            )
         node = child
     if parents[:1] == ["variants"] and len(parents) > 1 and not table["variants"].get(parents[1]):
-        raise ConfigError(f"--set {key}: no variant {parents[1]!r}", todo=nearest(parents[1], table["variants"]))
+        raise ConfigError(
+            f"--set {key}: no variant {parents[1]!r}", todo=nearest(parents[1], table["variants"])
+        )
     node[last] = value
 
 
@@ -116,7 +120,9 @@ def parse(table: Json, name: str, where: str) -> Recipe:
     if (data.image_size is not None and data.image_size < 4) or data.calibration < 1:
         raise ConfigError(f"{where} [data]: image_size must be at least 4 and calibration at least 1")
     if data.resize not in ("stretch", "crop"):
-        raise ConfigError(f"{where} [data]: resize", repr(data.resize), nearest(data.resize, ("stretch", "crop")))
+        raise ConfigError(
+            f"{where} [data]: resize", repr(data.resize), nearest(data.resize, ("stretch", "crop"))
+        )
     protocol = table.get("protocol", {})
     check_protocol(build(Protocol, protocol, f"{where} [protocol]"), f"{where} [protocol]")
     variants = _variants(table, where)
@@ -124,7 +130,9 @@ def parse(table: Json, name: str, where: str) -> Recipe:
     by_name = {v.name: v for v in variants}
     if reference not in by_name:
         raise ConfigError(f"{where}: reference {reference!r} is no variant", todo=nearest(reference, by_name))
-    return Recipe(name, str(table.get("description", "")), reference, data, dict(protocol), _ordered(by_name, where))
+    return Recipe(
+        name, str(table.get("description", "")), reference, data, dict(protocol), _ordered(by_name, where)
+    )
 
 
 def check_protocol(protocol: Protocol, where: str) -> None:
@@ -165,7 +173,9 @@ def build(cls: type[Any], table: Any, where: str) -> Any:
     missing = [
         f.name
         for f in fields
-        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{where}: {missing[0]} is missing")
@@ -209,7 +219,9 @@ def _variants(table: Json, where: str) -> list[Variant]:
             if name in found:
                 raise ConfigError(f"{place}: there are two variants {name!r}")
             if not name or any(c in name for c in "/\\ \t\n\r\0") or name.startswith((".", "-")):
-                raise ConfigError(f"{place}: {name!r} cannot be a variant's name", todo="Use letters, digits, - and _")
+                raise ConfigError(
+                    f"{place}: {name!r} cannot be a variant's name", todo="Use letters, digits, - and _"
+                )
             step = _step(entry, table.get("training", {}), place)
             found[name] = Variant(name, step, str(parent), _flag(entry.get("intermediate", False), place))
     for variant in found.values():
@@ -246,14 +258,17 @@ def _check_variant(variant: Variant, known: dict[str, Variant], place: str) -> N
             raise ConfigError(f"{place}: there is no variant {name!r}", todo=nearest(name, known))
     step = variant.step
     if isinstance(step, (TrainStep, DistillStep)):
-        from distill.losses import check_distill
         from distill.train import check_training
+
+        from distill.losses import check_distill
 
         check_training(step.training)
         if isinstance(step, DistillStep):
             check_distill(step)
             if bool(step.model) == bool(variant.parent):
-                raise ConfigError(f"{place}: a distill step takes either a model (fresh) or a parent (goes on from it)")
+                raise ConfigError(
+                    f"{place}: a distill step takes either a model (fresh) or a parent (goes on from it)"
+                )
         elif variant.parent:
             raise ConfigError(f"{place}: a train step has no parent; give `weights` to start from a file")
     elif not variant.parent:
@@ -267,7 +282,9 @@ def _check_variant(variant: Variant, known: dict[str, Variant], place: str) -> N
 
         check_quantize(step)
     if variant.parent and known[variant.parent].precision != "fp32":
-        raise ConfigError(f"{place}: its parent {variant.parent!r} is already {known[variant.parent].precision}")
+        raise ConfigError(
+            f"{place}: its parent {variant.parent!r} is already {known[variant.parent].precision}"
+        )
 
 
 def _ordered(variants: dict[str, Variant], where: str) -> tuple[Variant, ...]:

@@ -21,8 +21,8 @@ from bench.types import (
     Notify,
     Preprocess,
     Protocol,
-    QuantizeStep,
     Quantity,
+    QuantizeStep,
     Step,
     StepContext,
     to_json,
@@ -46,7 +46,7 @@ def run_step(
     An interrupted training goes on from its checkpoint in ``OUTPUT.work`` when the same command is
     given again.
     """
-    from bench.pipeline import _run_handler
+    from bench.pipeline import run_handler
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output must end in .safetensors, not {output.name!r}")
@@ -65,7 +65,7 @@ def run_step(
             loaded.append(datasets.load(index))
         return loaded[0]
 
-    result = _run_handler(step, StepContext(output.stem, seed, load, parent, teacher, work, notify))
+    result = run_handler(step, StepContext(output.stem, seed, load, parent, teacher, work, notify))
     shutil.move(str(result.model), output)
     shutil.rmtree(work, ignore_errors=True)
     return {
@@ -81,7 +81,15 @@ def run_step(
 
 
 def export_model(
-    model: Path, fmt: str, precision: str, scheme: str, step: QuantizeStep | None, data: DataOptions, output: Path, *, seed: int
+    model: Path,
+    fmt: str,
+    precision: str,
+    scheme: str,
+    step: QuantizeStep | None,
+    data: DataOptions,
+    output: Path,
+    *,
+    seed: int,
 ) -> Json:
     """Export (and quantize) one model file; writes ``output`` and ``output.json`` beside it."""
     from compress.export import export
@@ -96,7 +104,12 @@ def export_model(
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(result.path), output)
     write_sidecar(output, result.artifact)
-    return {"artifact": to_json(result.artifact), "file": str(output), "parity": result.parity, "notes": list(result.notes)}
+    return {
+        "artifact": to_json(result.artifact),
+        "file": str(output),
+        "parity": result.parity,
+        "notes": list(result.notes),
+    }
 
 
 def write_sidecar(file: Path, artifact: Artifact) -> None:
@@ -113,10 +126,15 @@ def export_variant(path: Path, variant: str, fmt: str, output: Path) -> Path:
     run = read_run(path)
     if variant not in run.variants:
         raise UsageError(f"The run {path} has no variant {variant!r}", todo=nearest(variant, run.variants))
-    found = {r["format"]: r for r in run.artifacts.values() if r["variant"] == variant and r["status"] == "ok"}
+    found = {
+        r["format"]: r for r in run.artifacts.values() if r["variant"] == variant and r["status"] == "ok"
+    }
     record = found.get(fmt) if fmt else next(iter(found.values()), None)
     if record is None:
-        raise UsageError(f"The variant {variant!r} has no {fmt or 'exported'} artifact", f"formats: {', '.join(found) or 'none'}")
+        raise UsageError(
+            f"The variant {variant!r} has no {fmt or 'exported'} artifact",
+            f"formats: {', '.join(found) or 'none'}",
+        )
     artifact = Artifact.from_json(record["artifact"])
     source = run.object_path(artifact.sha256)
     output.mkdir(parents=True, exist_ok=True)
@@ -133,20 +151,32 @@ def describe_file(path: Path, runtime: str = "") -> tuple[Artifact, str]:
     if not path.is_file():
         raise UsageError(f"There is no file {path}")
     if path.suffix not in FORMATS:
-        raise UsageError(f"{path.name} is no model that a runtime here takes", todo=f"Known: {', '.join(FORMATS)}")
+        raise UsageError(
+            f"{path.name} is no model that a runtime here takes", todo=f"Known: {', '.join(FORMATS)}"
+        )
     fmt, default = FORMATS[path.suffix]
     sidecar = path.with_name(path.name + ".json")
     if sidecar.is_file():
         try:
             artifact = Artifact.from_json(json.loads(sidecar.read_text()))
         except (ValueError, TypeError, KeyError) as err:
-            raise ModelError(f"{sidecar} does not describe an artifact", str(err), "Delete it or export the model again") from err
+            raise ModelError(
+                f"{sidecar} does not describe an artifact", str(err), "Delete it or export the model again"
+            ) from err
         return replace(artifact, format=fmt), runtime or default
     return Artifact(fmt, file_sha256(path), path.stat().st_size, path.name), runtime or default
 
 
 def measure_file(
-    path: Path, *, runtime: str, data: str, batch: int, threads: int, seed: int, protocol: Protocol, notify: Notify
+    path: Path,
+    *,
+    runtime: str,
+    data: str,
+    batch: int,
+    threads: int,
+    seed: int,
+    protocol: Protocol,
+    notify: Notify,
 ) -> Json:
     """Measure one artifact in a fresh process; one cell as JSON."""
     import numpy as np
@@ -167,7 +197,9 @@ def measure_file(
 
         raise MissingError(f"The runtime {name} is not available", probe.reason, probe.remedy)
     metrics: dict[str, Quantity] = {
-        "size_bytes": Quantity(path.stat().st_size, "bytes", n=1, provenance="measured", method="size of the file")
+        "size_bytes": Quantity(
+            path.stat().st_size, "bytes", n=1, provenance="measured", method="size of the file"
+        )
     }
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
@@ -178,7 +210,14 @@ def measure_file(
         source = power.open_source()
         try:
             job = CellJob(
-                artifact, path, folder, batch, threads, protocol=protocol, images=folder / "images.npy" if data else None, predict=bool(data)
+                artifact,
+                path,
+                folder,
+                batch,
+                threads,
+                protocol=protocol,
+                images=folder / "images.npy" if data else None,
+                predict=bool(data),
             )
             result = chosen.measure(job, host, notify, energy=source)
         finally:
@@ -187,9 +226,13 @@ def measure_file(
         classification = None
         if result.outputs is not None and labels is not None:
             logits, test = np.load(result.outputs), slice(*bounds["test"])
-            classification = accuracy.metrics(logits[test], labels[test], list(artifact.labels)) | {"split": "test"}
+            classification = accuracy.metrics(logits[test], labels[test], list(artifact.labels)) | {
+                "split": "test"
+            }
             right = int((logits[test].argmax(1) == labels[test]).sum())
-            metrics["accuracy"] = accuracy.accuracy_quantity(right, len(labels[test]), f"test images, {name} here")
+            metrics["accuracy"] = accuracy.accuracy_quantity(
+                right, len(labels[test]), f"test images, {name} here"
+            )
         else:
             metrics["accuracy"] = Quantity.missing("no --data given", "fraction")
     for key in ("macs", "params"):
@@ -219,7 +262,9 @@ def _write_images(preprocess: Preprocess | None, data: str, seed: int, folder: P
             todo="Leave --data out to time it on random images, or export it with `bench export`, which writes that file",
         )
     if preprocess.height != preprocess.width:
-        raise UsageError(f"{path.name} takes {preprocess.height} x {preprocess.width} images; only square ones are read here")
+        raise UsageError(
+            f"{path.name} takes {preprocess.height} x {preprocess.width} images; only square ones are read here"
+        )
     options = DataOptions(spec=data, image_size=preprocess.height, resize=preprocess.resize)
     bounds: Json = datasets.load(datasets.index(options, seed)).write_eval(folder)
     return bounds

@@ -95,7 +95,12 @@ def paired_accuracy(
     z = float(norm.ppf(0.5 + confidence / 2.0))
     spread = z * math.sqrt(max(0.0, (g + w) - (g - w) ** 2 / m)) / m
     difference = (gained - lost) / n
-    return difference, max(-1.0, min(difference, centre - spread)), min(1.0, max(difference, centre + spread)), p
+    return (
+        difference,
+        max(-1.0, min(difference, centre - spread)),
+        min(1.0, max(difference, centre + spread)),
+        p,
+    )
 
 
 def ratio_interval(

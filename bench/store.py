@@ -29,71 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StoreError
-from bench.types import SCHEMA, Json, Quantity
+from bench.records import checksum, objects_of, parse_records, upgrade
+from bench.types import SCHEMA, Json
 
 RECORDS, MANIFEST = "records.jsonl", "manifest.json"
-
-
-def _checksum(record: Json) -> str:
-    text = json.dumps({k: v for k, v in record.items() if k != "sum"}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _upgrade_0(record: Json) -> Json:
-    """Schema 0 (before the first release): ``type`` for ``kind`` and bare numbers as metrics."""
-    record = dict(record)
-    record["kind"] = record.pop("type", record.get("kind"))
-    method = "schema 0 record: no interval was kept"
-    if "metrics" in record:
-        record["metrics"] = {
-            name: Quantity(float(v), provenance="measured", method=method).to_json()
-            if isinstance(v, (int, float))
-            else v
-            for name, v in record["metrics"].items()
-        }
-    return record | {"schema": 1}
-
-
-UPGRADERS = {0: _upgrade_0}
-
-
-def upgrade(record: Json) -> Json:
-    """Bring a record of any earlier schema to the present one.
-
-    Raises:
-        StoreError: when the record was written by a newer edgefit.
-    """
-    schema = int(record.get("schema", 0))
-    if schema > SCHEMA:
-        raise StoreError(
-            "This run was written by a newer edgefit", f"record schema {schema}, known up to {SCHEMA}",
-            "Upgrade edgefit to read it",
-        )  # fmt: skip
-    while schema < SCHEMA:
-        record = UPGRADERS[schema](record)
-        schema = int(record["schema"])
-    return record
-
-
-def parse_records(text: bytes) -> tuple[list[Json], list[tuple[int, str]]]:
-    """Every good record of a records file, and (line number, reason) of each damaged line."""
-    good: list[Json] = []
-    bad: list[tuple[int, str]] = []
-    for number, line in enumerate(text.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            bad.append((number, "not a whole JSON document"))
-            continue
-        if not isinstance(record, dict):
-            bad.append((number, "not a record"))
-        elif record.get("schema", 0) != 0 and record.get("sum") != _checksum(record):
-            bad.append((number, "its checksum does not match"))
-        else:
-            good.append(upgrade(record))
-    return good, bad
 
 
 @dataclass(frozen=True)
@@ -114,7 +53,9 @@ class RunData:
             self._objects.update({p.name.split(".")[0]: p for p in (self.path / "objects").glob("*")})
         if sha256 not in self._objects:
             raise StoreError(
-                f"An object of the run {self.path} is missing", sha256, "Run the same command again to remake it"
+                f"An object of the run {self.path} is missing",
+                sha256,
+                "Run the same command again to remake it",
             )
         return self._objects[sha256]
 
@@ -128,7 +69,9 @@ def read_run(path: Path) -> RunData:
     path = Path(path)
     manifest = _read_manifest(path)
     if manifest is None:
-        raise StoreError(f"{path} is not a run", f"no {MANIFEST}", "Give the directory that `bench run` named")
+        raise StoreError(
+            f"{path} is not a run", f"no {MANIFEST}", "Give the directory that `bench run` named"
+        )
     records_file = path / RECORDS
     records, bad = parse_records(records_file.read_bytes()) if records_file.exists() else ([], [])
     latest = {(r["kind"], r["key"]): r for r in records if "kind" in r and "key" in r}
@@ -173,10 +116,10 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            Path(name).unlink()
         raise
     _sync_dir(path.parent)
 
@@ -192,7 +135,11 @@ def _sync_dir(path: Path) -> None:
 def file_sha256(path: Path) -> str:
     """The sha256 of a file's content, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _slow(file)
+        )
 
 
 def _slow(file: Any) -> str:
@@ -310,7 +257,7 @@ class Run:
         if copy:
             shutil.copy2(path, target)
         else:
-            os.replace(path, target)
+            path.replace(target)
         return target
 
     def done(self, kind: str, key: str) -> Json | None:
@@ -320,21 +267,20 @@ class Run:
     def append(self, record: Json) -> Json:
         """Add one record durably (fsync) and return it with its schema, time and checksum."""
         record = {"schema": SCHEMA, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **record}
-        record["sum"] = _checksum(record)
+        record["sum"] = checksum(record)
         line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         file = self.path / RECORDS
-        with explain_disk_errors(file):
-            with file.open("ab") as out:
-                start = out.tell()
-                try:
-                    out.write(line)
-                    out.flush()
-                    os.fsync(out.fileno())
-                except OSError:
-                    # a half-written line would only be set aside later; take it back now
-                    with contextlib.suppress(OSError):
-                        out.truncate(start)
-                    raise
+        with explain_disk_errors(file), file.open("ab") as out:
+            start = out.tell()
+            try:
+                out.write(line)
+                out.flush()
+                os.fsync(out.fileno())
+            except OSError:
+                # a half-written line would only be set aside later; take it back now
+                with contextlib.suppress(OSError):
+                    out.truncate(start)
+                raise
         self._done[record["kind"], record["key"]] = record
         return record
 
@@ -390,13 +336,3 @@ class Run:
     def clear_work(self, key: str) -> None:
         """Delete a finished step's folder."""
         shutil.rmtree(self.path / "work" / key, ignore_errors=True)
-
-
-def objects_of(record: Json) -> list[str]:
-    """The sha256 of every object that a record names."""
-    names = [record.get("samples"), record.get("predictions")]
-    for part in ("model", "artifact"):
-        value = record.get(part)
-        if isinstance(value, dict):
-            names.append(value.get("sha256"))
-    return [n for n in names if isinstance(n, str)]

@@ -77,7 +77,9 @@ class Quantity:
     def from_json(cls, data: Json) -> Quantity:
         """The inverse of :meth:`to_json`; unknown keys are ignored so that newer files still read."""
         names = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in data.items() if k in names and v is not None} | {"value": data["value"]})
+        return cls(
+            **{k: v for k, v in data.items() if k in names and v is not None} | {"value": data["value"]}
+        )
 
     @classmethod
     def missing(cls, reason: str, unit: str = "") -> Quantity:

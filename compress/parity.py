@@ -37,7 +37,7 @@ def validation_images(data: Any, limit: int = 64) -> tuple[NDArray[np.int64], An
         raise StepError("There are no validation images to compare an exported model with its parent")
     # Spread, not the first ones: a folder's images come sorted by class.
     positions = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(np.int64))
-    return positions, data.normalise(images[positions.tolist()])
+    return positions, data.normalise(images[positions.tolist()]).contiguous()
 
 
 def run_module(module: Any, images: Any) -> Logits:

@@ -63,7 +63,7 @@ def calibration_images(step: QuantizeStep, data: Any) -> NDArray[np.float32]:
     Raises:
         StepError: when the data set has none.
     """
-    images: NDArray[np.float32] = data.calibration(step.images).numpy()
+    images: NDArray[np.float32] = data.calibration(step.images).contiguous().numpy()
     if len(images) == 0:
         raise StepError("There are no calibration images", todo="Use a data set with more training images")
     return images
@@ -199,7 +199,15 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     operator domains that no node uses.
     """
     graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
         del part.metadata_props[:]
     used = {node.domain for node in graph.node} | {""}
     kept = [opset for opset in model.opset_import if opset.domain in used]

@@ -59,9 +59,9 @@ def _shift_and_flip(images: Tensor, shift: bool, flip: bool, generator: torch.Ge
     if flip:
         mirrored = torch.rand(n, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    device = images.device
-    at = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).view(n, 1, height * width)
-    at = at.to(device, non_blocking=True).expand(n, channels, height * width)
+    rows = rows.to(images.device, non_blocking=True).unsqueeze(2)
+    columns = columns.to(images.device, non_blocking=True).unsqueeze(1)
+    at = (rows * width + columns).view(n, 1, height * width).expand(n, channels, height * width)
     return images.reshape(n, channels, height * width).gather(2, at).view(n, channels, height, width)
 
 

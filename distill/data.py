@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,7 @@ def _apportion(have: Counter[int], total: int) -> dict[int, int]:
     A class always keeps one image for training.
     """
     able = sorted((label for label in have if have[label] > 1), key=lambda label: (-have[label], label))
-    take = {label: 1 for label in able[:total]}
+    take = dict.fromkeys(able[:total], 1)
     everyone = sum(have[label] for label in take)
     ideal = {label: total * have[label] / everyone for label in take}
     while sum(take.values()) < total:
@@ -214,12 +215,9 @@ class Dataset:
         """``(pixels / 255 - mean) / std`` in float32, channels last in memory; pixels are 0..255, uint8 or float."""
         import torch
 
-        scale = torch.tensor([1 / (255 * s) for s in self.preprocess.std], device=batch.device).view(
-            1, -1, 1, 1
-        )
-        shift = torch.tensor([-m / s for m, s in zip(self.preprocess.mean, self.preprocess.std, strict=True)])
+        scale, shift = _affine(self.preprocess.mean, self.preprocess.std, batch.device)
         pixels = batch.to(torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(shift.to(batch.device).view(1, -1, 1, 1), pixels, scale)
+        return torch.addcmul(shift, pixels, scale)
 
     def calibration(self, n: int) -> torch.Tensor:
         """``n`` calibration images (or all, when there are fewer) as float32 input: stratified, the same every time.
@@ -257,9 +255,21 @@ class Dataset:
         for name, (first, last) in bounds.items():
             out[first:last] = self.images[name].numpy().transpose(0, 2, 3, 1)
         out.flush()
-        os.replace(temporary, folder / "images.npy")
+        temporary.replace(folder / "images.npy")
         np.save(folder / "labels.npy", np.concatenate([self.labels[name].numpy() for name in bounds]))
         return bounds
+
+
+@cache
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift (1,C,1,1) that normalise; kept, since making them would stall a GPU at every step."""
+    import torch
+
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
+    return scale, shift
 
 
 def load(index: DataIndex) -> Dataset:
@@ -304,7 +314,7 @@ def _on_disk(index: DataIndex, name: str, shape: tuple[int, ...]) -> NDArray[np.
             out = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             _decode(index, name, out)
             out.flush()
-            os.replace(temporary, path)
+            temporary.replace(path)
         mapped: Any = np.load(path, mmap_mode="r+")
     except OSError as error:
         raise DataError(

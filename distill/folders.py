@@ -214,7 +214,7 @@ def _look(path: Path) -> Finding:
                 width, height = height, width
             image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
-    except Exception as error:  # noqa: BLE001 - a damaged file makes PIL's decoders raise nearly anything
+    except Exception as error:  # a damaged file makes PIL's decoders raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # PIL names the buffer it read from, which says nothing to a person.
         reason = "not an image inside" if "cannot identify image file" in reason else reason
@@ -242,7 +242,7 @@ def _inspect_all(root: Path, paths: list[Path], memo_folder: Path) -> tuple[dict
         memo_folder.mkdir(parents=True, exist_ok=True)
         temporary = memo_path.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps({"version": MEMO, "files": files}))
-        os.replace(temporary, memo_path)
+        temporary.replace(memo_path)
     except OSError as error:
         return known, [f"the index could not be remembered in {memo_folder}: {error.strerror}"]
     return known, []

@@ -102,12 +102,18 @@ def _timm(name: str, classes: int, channels: int, pretrained: bool) -> nn.Module
         import timm
     except ImportError as error:
         raise missing_extra("timm", "all", f"The model timm:{name}") from error
-    if name.split(".")[0] not in timm.list_models():
-        raise ModelError(f"timm has no model {name!r}", todo=nearest(name, timm.list_models()))
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no model {name!r}", todo=_nearest_of_many(name, timm.list_models()))
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the hub's client has errors of its own, and so has each net
         raise _not_built(f"timm:{name}", pretrained, error) from error
+
+
+def _nearest_of_many(name: str, known: list[str]) -> str:
+    """Like :func:`bench.errors.nearest`, for libraries with too many names to list."""
+    close = nearest(name, known)
+    return close if close.startswith("Did you mean") else f"It has {len(known)} others; see its documentation"
 
 
 def _torchvision(
@@ -119,14 +125,14 @@ def _torchvision(
         raise missing_extra("torchvision", "all", f"The model torchvision:{name}") from error
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise ModelError(f"torchvision has no classifier {name!r}", todo=nearest(name, known))
+        raise ModelError(f"torchvision has no classifier {name!r}", todo=_nearest_of_many(name, known))
     extra: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     if extra:
         extra["init_weights"] = True
     try:
         module = torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
         state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict() if pretrained else {}
-    except (OSError, RuntimeError, ValueError, AttributeError) as error:
+    except Exception as error:  # no network, or a net with demands of its own
         raise _not_built(f"torchvision:{name}", pretrained, error) from error
     if channels != 3:
         first = _replace_first_convolution(module, channels)
@@ -222,8 +228,16 @@ def layer_widths(module: nn.Module) -> Widths:
 
 def changed_widths(module: nn.Module, arch: str, classes: int, channels: int) -> Widths:
     """The widths of ``module``'s layers that differ from those of a fresh ``arch``."""
-    original = layer_widths(build(arch, classes, channels))
+    original = layer_widths(_fresh(arch, classes, channels))
     return {k: v for k, v in layer_widths(module).items() if original.get(k) != v}
+
+
+def _fresh(arch: str, classes: int, channels: int) -> nn.Module:
+    """A net whose initial weights do not matter: leaves the global random numbers as they were."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        return build(arch, classes, channels)
 
 
 def apply_widths(module: nn.Module, widths: Widths) -> None:
@@ -280,7 +294,7 @@ def save(module: nn.Module, spec: ModelSpec, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     save_file(state, temporary, metadata={"edgefit": text})
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -290,7 +304,7 @@ def read_spec(path: Path) -> ModelSpec:
         ModelError: when the file is absent, damaged, or was not written by :func:`save`.
     """
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > 100_000_000:
                 raise ValueError("its header is too long")
@@ -318,10 +332,10 @@ def load(path: Path) -> tuple[nn.Module, ModelSpec]:
         ModelError: when the file is damaged or its net can no longer be built.
     """
     spec = read_spec(path)
-    module = build(spec.arch, spec.classes, spec.channels)
+    module = _fresh(spec.arch, spec.classes, spec.channels)
     apply_widths(module, spec.widths)
     try:
-        module.load_state_dict(weights._safetensors(path))
+        module.load_state_dict(weights.read_safetensors(path))
     except RuntimeError as error:
         raise ModelError(
             f"The tensors of {path} do not fit {spec.arch}",

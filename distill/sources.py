@@ -238,7 +238,7 @@ def _torchvision(name: str, root: Path) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.npz")
     np.savez(temporary, **arrays)
-    os.replace(temporary, path)
+    temporary.replace(path)
     return arrays
 
 

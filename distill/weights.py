@@ -30,7 +30,7 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"The weights {path} do not exist", todo="Give a .safetensors, .pt or .pth file")
     if path.suffix == ".safetensors":
-        return _safetensors(path)
+        return read_safetensors(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
         raise ModelError(
             f"Weights cannot be read from {path.name}",
@@ -57,7 +57,8 @@ def read(path: Path) -> dict[str, Tensor]:
     return _tensors(state, path)
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file; ModelError when it is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -87,7 +87,9 @@ def validate(path: Path) -> Profile:
     data = read_toml(path)
     problems = _problems(data)
     if problems:
-        raise ConfigError(f"{path} is not a valid profile", "; ".join(problems), "See hardware_profiles/*.toml for examples")
+        raise ConfigError(
+            f"{path} is not a valid profile", "; ".join(problems), "See hardware_profiles/*.toml for examples"
+        )
     sources = data.get("sources", {})
     return Profile(
         name=data["name"],
@@ -100,7 +102,9 @@ def validate(path: Path) -> Profile:
         precisions=tuple(data["precisions"]),
         facts={k: Fact(**_cite(v, sources)) for k, v in data.get("facts", {}).items()},
         power_modes=tuple(_cite(mode, sources) for mode in data.get("power_modes", ())),
-        protocol=Protocol(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.get("protocol", {}).items()}),
+        protocol=Protocol(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in data.get("protocol", {}).items()}
+        ),
         notes=tuple(data.get("notes", ())),
     )
 
@@ -141,9 +145,17 @@ def _one_of(key: str, values: list[Any], known: tuple[str, ...]) -> list[str]:
 def _fact_problems(facts: dict[str, Any]) -> list[str]:
     found = []
     for name, fact in facts.items():
-        if not isinstance(fact, dict) or not {"value", "source"} <= set(fact) <= {"value", "source", "confidence"}:
+        if not isinstance(fact, dict) or not {"value", "source"} <= set(fact) <= {
+            "value",
+            "source",
+            "confidence",
+        }:
             found.append(f"facts.{name} needs value and source (and may have confidence)")
-        elif isinstance(fact["value"], (int, float)) and not isinstance(fact["value"], bool) and fact["value"] <= 0:
+        elif (
+            isinstance(fact["value"], (int, float))
+            and not isinstance(fact["value"], bool)
+            and fact["value"] <= 0
+        ):
             found.append(f"facts.{name} must be above 0, not {fact['value']}")
         elif fact.get("confidence", "medium") not in ("high", "medium", "low"):
             found.append(f"facts.{name}.confidence must be high, medium or low")
@@ -161,5 +173,7 @@ def _protocol_problems(protocol: dict[str, Any]) -> list[str]:
         wants_list = isinstance(getattr(defaults, key), tuple)
         numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values)
         if wants_list != isinstance(value, list) or not values or not numbers:
-            found.append(f"protocol.{key} must be {'a list of positive numbers' if wants_list else 'a positive number'}")
+            found.append(
+                f"protocol.{key} must be {'a list of positive numbers' if wants_list else 'a positive number'}"
+            )
     return found

@@ -119,10 +119,11 @@ class Predictions:
         if not all(names):
             whose = "the reference" if not names[0] else "this cell"
             return Quantity.missing(f"no predictions were stored for {whose}")
-        left, right = (self._load(str(name), split) for name in names)
-        for side in (left, right):
-            if isinstance(side, str):
-                return Quantity.missing(side)
+        left, right = self._load(str(names[0]), split), self._load(str(names[1]), split)
+        if isinstance(left, str):
+            return Quantity.missing(left)
+        if isinstance(right, str):
+            return Quantity.missing(right)
         if left[1].shape != right[1].shape or (left[1] != right[1]).any():
             return Quantity.missing("the two were tested on different images")
         if not left[1].size:

@@ -48,7 +48,7 @@ def _against(row: Row, name: str, style: str = "plain") -> str:
 
 
 def columns(style: str) -> list[Column]:
-    """The numeric columns as ``interval`` (``1.83 [1.81, 1.86]``), ``±`` (``1.83±0.03``) or ``short`` (``1.83±2%``)."""
+    """The numeric columns in the style ``interval`` (``1.83 [1.81, 1.86]``), ``±`` (``1.83±0.03``) or ``short``."""
     show = {"interval": text.interval, "±": text.plus_minus, "short": text.percent_arm}[style]
     wide = style == "interval"
     return [
@@ -78,7 +78,8 @@ def summary(run: RunData) -> str:
         f"{run.manifest.get('name', '')}: data {data.get('spec', '?')} "
         f"({len(data.get('classes') or ())} classes, {counts.get('validation', '?')} validation and "
         f"{counts.get('test', '?')} test images), profile {profile.get('name', '?')}, "
-        f"recipe {(run.manifest.get('recipe') or {}).get('name', '?')}, seed {run.manifest.get('seed', '?')}, "
+        f"recipe {(run.manifest.get('recipe') or {}).get('name', '?')}, "
+        f"seed {run.manifest.get('seed', '?')}, "
         f"reference {run.manifest.get('reference', '?')}"
     )
 
@@ -179,7 +180,7 @@ def _layouts(items: list[Row]) -> Iterable[list[Grid]]:
 
 def _fitting(items: list[Row], width: int) -> list[Table]:
     """The widest layout that leaves most names whole."""
-    enough = min(max(len(row.cell.variant) for row in items), 18)
+    enough = min(max(len(row.cell.variant) for row in items), 16)
     grids: list[Grid] = []
     for grids in _layouts(items):
         if all(grid.room(width) >= enough for grid in grids):
@@ -277,7 +278,7 @@ def _safe(value: Any) -> Any:
 
 
 def render_csv(run: RunData) -> str:
-    """One line per cell; each quantity as ``name, name_low, name_high, name_n, name_provenance, name_reason``."""
+    """One line per cell; each quantity as ``name`` and ``name_low, _high, _n, _provenance, _reason``."""
     items = model.rows(run)
     start = ("variant", "runtime", "precision", "batch", "threads", "host")
     names = (*model.METRICS, *model.RATIOS, *model.CHANGES)
@@ -386,7 +387,7 @@ def render(run: RunData, fmt: str, width: int | None = None) -> str:
         from reports import html
 
         return html.render_html(run)
-    simple = {"md": render_md, "csv": render_csv, "json": render_json}
+    simple: dict[str, Callable[[RunData], str]] = {"md": render_md, "csv": render_csv, "json": render_json}
     if fmt not in simple:
         raise UsageError(f"there is no report format {fmt!r}", todo=nearest(fmt, FORMATS))
     return simple[fmt](run)

@@ -104,7 +104,7 @@ def ratio(quantity: Quantity, style: str = "plain") -> str:
         return MISSING
     places = 2 if quantity.value < 10 else 1 if quantity.value < 100 else 0
     shown = f"{mark(quantity)}{quantity.value:.{places}f}x"
-    if style == "plain" or quantity.low is None or quantity.high is None:
+    if style != "interval" or quantity.low is None or quantity.high is None:
         return shown
     return f"{shown} [{quantity.low:.{places}f}, {quantity.high:.{places}f}]"
 

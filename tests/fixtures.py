@@ -21,7 +21,7 @@ NO_HOST = "no host for jetson-agx-xavier"
 GIVE_HOST = "--host ssh://user@jetson"
 NO_INT8 = "torch has no int8 path here"
 
-# name: (parent, step kind and options, test accuracy, MACs, params, latency in ms on litert, onnxruntime, torch)
+# name: (parent, step, test accuracy, MACs, params, latency in ms on litert, onnxruntime, torch)
 VARIANTS: dict[str, tuple[str, Json, float, int, int, tuple[float, float, float]]] = {
     "teacher": (
         "",

@@ -46,7 +46,14 @@ class Measurement:
 
     def __init__(self, job: Json, backend: Backend, events: Events, control: Optional[Control]) -> None:
         self.job, self.backend, self.events, self.control = job, backend, events, control
-        self.result: Json = {"status": "ok", "reason": "", "stopped": "", "seconds": {}, "notes": [], "runtime": {}}
+        self.result: Json = {
+            "status": "ok",
+            "reason": "",
+            "stopped": "",
+            "seconds": {},
+            "notes": [],
+            "runtime": {},
+        }
         self.result["runtime"] = {"name": job["runtime"], "version": backend.version}
         self.phase = ""
         self._images: Optional[np.ndarray] = None
@@ -125,7 +132,9 @@ class Measurement:
             outputs=self.backend.outputs(),
         )
         self.output = self.backend.outputs()[0]
-        inputs.check_finite(inputs.to_logits(self.backend.fetch(), self.output, self.job["batch"]), "first call")
+        inputs.check_finite(
+            inputs.to_logits(self.backend.fetch(), self.output, self.job["batch"]), "first call"
+        )
 
     def time(self) -> None:
         """Warm-up, then the steady state, which the engine frames with its energy readings."""
@@ -190,11 +199,11 @@ def carry_out(job: Json, backend: Backend, events: Events, control: Optional[Con
     try:
         measurement.run()
     except inputs.Refused as error:
-        result.update(status="failed", reason="{}: {}".format(measurement.phase, error))
+        result.update(status="failed", reason=f"{measurement.phase}: {error}")
     except Exception as error:  # runtimes raise anything; the person gets a reason, stderr the trace
         traceback.print_exc()
         text = " ".join(str(error).split())[:400]
-        result.update(status="failed", reason="{}: {}: {}".format(measurement.phase, type(error).__name__, text))
+        result.update(status="failed", reason=f"{measurement.phase}: {type(error).__name__}: {text}")
     if result["status"] != "ok":
         measurement.leave()
         status = FAILED

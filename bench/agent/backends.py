@@ -21,6 +21,13 @@ def _dims(shape: Any) -> List[Optional[int]]:
     return [d if isinstance(d, int) and d >= 0 else None for d in shape]
 
 
+PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
+
 class Backend:
     """What every backend has."""
 
@@ -41,7 +48,7 @@ class Backend:
         """Make ready for batches of this size; raise Refused when the artifact cannot."""
         fixed = self.inputs()[0]["shape"][0]
         if fixed is not None and fixed != batch:
-            raise Refused("the artifact has a fixed batch of {}, not {}".format(fixed, batch))
+            raise Refused(f"the artifact has a fixed batch of {fixed}, not {batch}")
 
     def prepare(self, values: np.ndarray) -> Any:
         return values
@@ -64,27 +71,22 @@ class OnnxRuntime(Backend):
     """onnxruntime with its defaults (all graph optimisations), one session, ``threads`` intra-op threads."""
 
     copies = "input read in place from host memory; output allocated by the runtime, inside the timed call"
-    PROVIDERS = {
-        "cpu": ["CPUExecutionProvider"],
-        "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-        "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-    }
 
     def __init__(self) -> None:
         self._ort = importlib.import_module("onnxruntime")
         self.version = str(self._ort.__version__)
 
     def load(self, path: str, threads: int, device: str) -> None:
-        wanted = self.PROVIDERS[device]
+        wanted = PROVIDERS[device]
         if wanted[0] not in self._ort.get_available_providers():
-            raise Refused("this onnxruntime has no {}".format(wanted[0]))
+            raise Refused(f"this onnxruntime has no {wanted[0]}")
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = self._ort.InferenceSession(path, options, providers=wanted)
         if self._session.get_providers()[0] != wanted[0]:
-            raise Refused("{} did not load; see the worker's messages".format(wanted[0]))
+            raise Refused(f"{wanted[0]} did not load; see the worker's messages")
         self._name = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
         self._feeds: Json = {}
@@ -149,7 +151,7 @@ class LiteRt(Backend):
 
     def load(self, path: str, threads: int, device: str) -> None:
         if device != "cpu":
-            raise Refused("litert runs on the CPU only, not on {}".format(device))
+            raise Refused(f"litert runs on the CPU only, not on {device}")
         self._interpreter = self._module.Interpreter(model_path=path, num_threads=threads)
         self._own = [int(d) for d in self._interpreter.get_input_details()[0]["shape"]]
         self._allocate(self._own)
@@ -184,15 +186,15 @@ class LiteRt(Backend):
         if current[0] == batch:
             return
         try:
-            self._allocate([batch] + self._own[1:])
+            self._allocate([batch, *self._own[1:]])
             self._interpreter.invoke()
             given = self._interpreter.get_tensor(self._output).shape[0]
         except (RuntimeError, ValueError) as error:
             self._allocate(self._own)
-            raise Refused("the artifact cannot be resized to a batch of {}: {}".format(batch, error))
+            raise Refused(f"the artifact cannot be resized to a batch of {batch}: {error}") from error
         if given != batch:
             self._allocate(self._own)
-            raise Refused("resized to a batch of {}, the artifact gives {} outputs".format(batch, given))
+            raise Refused(f"resized to a batch of {batch}, the artifact gives {given} outputs")
 
     def feed(self, prepared: Any) -> None:
         self._interpreter.set_tensor(self._input, prepared)
@@ -208,10 +210,17 @@ class Torch(Backend):
     """A ``torch.export`` program, run eagerly (no torch.compile) in inference mode."""
 
     copies = "none: input and output stay in the runtime's own memory"
+    # What torch.export.load imports on first use (2 s, 170 MB); of the runtime, not of the model.
+    LATE = ("torch._export.serde.serialize", "torch.export._trace", "torch.export.pt2_archive._package")
 
     def __init__(self) -> None:
         self._torch = importlib.import_module("torch")
         importlib.import_module("torch.export")
+        for name in self.LATE:
+            with contextlib.suppress(
+                ImportError
+            ):  # private names: only the time of the import depends on them
+                importlib.import_module(name)
         self.version = str(self._torch.__version__)
         self._stack = contextlib.ExitStack()
 
@@ -220,7 +229,7 @@ class Torch(Backend):
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
         if device not in ("cpu", "cuda"):
-            raise Refused("torch does not run on {}".format(device))
+            raise Refused(f"torch does not run on {device}")
         if device == "cuda" and not torch.cuda.is_available():
             raise Refused("torch finds no CUDA device")
         program = torch.export.load(path)

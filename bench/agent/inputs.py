@@ -23,14 +23,14 @@ def single_input(declared: Sequence[Json], found: Sequence[Json]) -> Json:
     """
     if len(found) != 1:
         names = ", ".join(str(f["name"]) for f in found)
-        raise Refused("the artifact has {} inputs ({}); one image input is expected".format(len(found), names))
+        raise Refused(f"the artifact has {len(found)} inputs ({names}); one image input is expected")
     spec = dict(found[0])
     shape = spec["shape"]
     if declared:
         wanted = list(declared[0]["shape"])
         same_rank = len(wanted) == len(shape)
         if not same_rank or any(a is not None and b is not None and a != b for a, b in zip(wanted, shape)):
-            raise Refused("the artifact's input has shape {}, but its description says {}".format(shape, wanted))
+            raise Refused(f"the artifact's input has shape {shape}, but its description says {wanted}")
         spec["layout"] = declared[0].get("layout", "NCHW")
     elif len(shape) == 4 and shape[1] in (1, 3):
         spec["layout"] = "NCHW"
@@ -50,7 +50,7 @@ def random_images(preprocess: Json, count: int) -> np.ndarray:
 
 def random_values(spec: Json, batch: int) -> np.ndarray:
     """Seeded standard normal values in the shape of the input, for an artifact without preprocessing."""
-    shape = [batch] + list(spec["shape"][1:])
+    shape = [batch, *spec["shape"][1:]]
     if any(d is None for d in shape):
         raise Refused("the input's shape {} is free beyond the batch; describe it".format(spec["shape"]))
     return np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
@@ -59,25 +59,29 @@ def random_values(spec: Json, batch: int) -> np.ndarray:
 def check_images(images: np.ndarray, preprocess: Optional[Json]) -> None:
     """Raise Refused when the images are not what the artifact's preprocessing says."""
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
-        raise Refused("the images are {} of shape {}; uint8 (N, H, W, C) is expected".format(images.dtype, images.shape))
+        raise Refused(
+            f"the images are {images.dtype} of shape {images.shape}; uint8 (N, H, W, C) is expected"
+        )
     if preprocess is None:
         raise Refused("the artifact does not say how images become its input (no preprocessing)")
     wanted = (preprocess["height"], preprocess["width"], preprocess["channels"])
     if images.shape[1:] != wanted:
-        raise Refused("the images are {} (H, W, C), the artifact expects {}".format(images.shape[1:], wanted))
+        raise Refused(f"the images are {images.shape[1:]} (H, W, C), the artifact expects {wanted}")
 
 
 def to_input(images: np.ndarray, preprocess: Json, spec: Json) -> np.ndarray:
     """uint8 (n, H, W, C) to the input's layout and dtype: ``(x / 255 - mean) / std``, then quantised."""
     if not spec["layout"]:
-        raise Refused("cannot tell the channels' axis of an input of shape {}; describe it".format(spec["shape"]))
-    values = images.astype(np.float32) / np.float32(255.0)
-    values = (values - np.asarray(preprocess["mean"], np.float32)) / np.asarray(preprocess["std"], np.float32)
+        raise Refused(
+            "cannot tell the channels' axis of an input of shape {}; describe it".format(spec["shape"])
+        )
+    mean, std = (np.asarray(preprocess[k], dtype=np.float32) for k in ("mean", "std"))
+    values: np.ndarray = (images.astype(np.float32) / np.float32(255.0) - mean) / std
     if spec["layout"] == "NCHW":
         values = values.transpose(0, 3, 1, 2)
     expected = list(spec["shape"][1:])
     if any(e is not None and e != v for e, v in zip(expected, values.shape[1:])) or len(expected) != 3:
-        raise Refused("the input is {}, preprocessing gives {}".format(expected, list(values.shape[1:])))
+        raise Refused(f"the input is {expected}, preprocessing gives {list(values.shape[1:])}")
     return quantise(np.ascontiguousarray(values, dtype=np.float32), spec)
 
 
@@ -87,31 +91,31 @@ def quantise(values: np.ndarray, spec: Json) -> np.ndarray:
     Raises:
         Refused: an integer input that does not say its scale.
     """
-    dtype = np.dtype(spec["dtype"])
+    dtype: Any = np.dtype(spec["dtype"])
     if dtype.kind == "f":
         return values.astype(dtype, copy=False)
     if not spec.get("scale"):
-        raise Refused("the input is {} without a scale; only float or quantised inputs are fed".format(dtype))
+        raise Refused(f"the input is {dtype} without a scale; only float or quantised inputs are fed")
     bounds = np.iinfo(dtype)
     whole = np.round(values / spec["scale"]) + spec["zero_point"]
-    return np.clip(whole, bounds.min, bounds.max).astype(dtype)
+    return np.asarray(np.clip(whole, bounds.min, bounds.max), dtype=dtype)
 
 
 def to_logits(raw: np.ndarray, spec: Json, batch: int) -> np.ndarray:
     """The runtime's output as float32 (batch, classes), dequantised if it is an integer."""
     if raw.ndim < 2 or raw.shape[0] != batch:
-        raise Refused("a batch of {} gave an output of shape {}".format(batch, list(raw.shape)))
+        raise Refused(f"a batch of {batch} gave an output of shape {list(raw.shape)}")
     flat = raw.reshape(batch, -1)
     if spec.get("scale") and flat.dtype.kind in "iu":
-        return ((flat.astype(np.float32) - spec["zero_point"]) * spec["scale"]).astype(np.float32)
-    return flat.astype(np.float32)
+        flat = (flat.astype(np.float32) - spec["zero_point"]) * spec["scale"]
+    return np.asarray(flat, dtype=np.float32)
 
 
 def check_finite(logits: np.ndarray, where: str) -> None:
     """Raise Refused when a logit is NaN or infinite."""
     if not np.isfinite(logits).all():
         bad = int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
-        raise Refused("{}: non-finite outputs for {} of {} images".format(where, bad, len(logits)))
+        raise Refused(f"{where}: non-finite outputs for {bad} of {len(logits)} images")
 
 
 def pick_batches(images: np.ndarray, batch: int, most: int = 8) -> List[np.ndarray]:

@@ -13,6 +13,8 @@ MIN_SAMPLES = 6
 """Fewer samples have no 95% order-statistic interval of the median."""
 WARMUP_CAP = 4.0
 """A warm-up lasts at most this many times the time asked for."""
+MIN_SECONDS = 0.5
+"""A machine's own noise lasts tenths of a second: a shorter steady state sees one mood of it."""
 PROGRESS_SECONDS = 0.5
 
 
@@ -26,8 +28,8 @@ def median_ranks(n: int) -> Optional[Tuple[int, int]]:
     if n < MIN_SAMPLES:
         return None
     spread = Z * math.sqrt(n) / 2.0
-    low = max(0, int(math.floor(n / 2.0 - spread)))
-    high = min(n - 1, int(math.ceil(n / 2.0 + spread)))
+    low = max(0, math.floor(n / 2.0 - spread))
+    high = min(n - 1, math.ceil(n / 2.0 + spread))
     return low, high
 
 
@@ -83,7 +85,7 @@ def steady(
     Args:
         step: one timed call; returns its seconds.
         target: stop once the relative half-width of the median's 95% interval is at most this ...
-        min_runs: ... and at least this many samples are there.
+        min_runs: ... and at least this many samples are there, taken over at least half a second.
         max_seconds: the cap; at least 6 samples are taken, so that an interval exists.
         progress: called about twice a second between chunks with (n, median, half-width).
 
@@ -92,7 +94,7 @@ def steady(
     """
     samples: List[float] = []
     start = last = time.perf_counter()
-    deadline = start + max_seconds
+    earliest, deadline = start + min(MIN_SECONDS, max_seconds), start + max_seconds
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -105,7 +107,7 @@ def steady(
                     break
             width = half_width(samples)
             now = time.perf_counter()
-            if width <= target and len(samples) >= min_runs:
+            if width <= target and len(samples) >= min_runs and now >= earliest:
                 return samples, "interval"
             if now >= deadline:
                 return samples, "cap"

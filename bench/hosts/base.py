@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from bench.errors import EXIT_MISSING, EXIT_SOME_FAILED, EdgefitError
 from bench.types import Json
@@ -55,10 +55,12 @@ class Host(Protocol):
             HostTimeout: it did not end in time (it is killed).
         """
 
-    def start(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start a long-lived command with pipes for its three streams, in its own process group.
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str], stderr: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start a long-lived command with pipes for stdin and stdout, in its own process group.
 
-        ``env`` is added to the host's own environment. Raises HostUnreachable or CommandFailed.
+        ``env`` is added to the host's own environment; the command's messages go to ``stderr``. Raises HostUnreachable or CommandFailed.
         """
 
     def put(self, local: Path, remote: str) -> None:

@@ -1,0 +1,1 @@
+"""Around the worker: memory, energy, environment, latency and accuracy."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol as Interface
+from typing import TYPE_CHECKING, Literal
+from typing import Protocol as Interface
 
 from bench.types import Artifact, Json, Notify, Protocol, Quantity
 

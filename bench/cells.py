@@ -1,0 +1,260 @@
+"""Measures one planned cell: a fresh worker, accuracy on the runtime itself, what is known without running.
+
+The pipeline decides which cells and when; this makes one cell's record.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.errors import EdgefitError
+from bench.plan import Plan, PlannedCell
+from bench.preflight import Prepared
+from bench.store import Run, write_atomic
+from bench.types import Artifact, Json, Notify, Protocol, Quantity, to_json
+
+ACCURACY_ONLY = Protocol(half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
+METRICS = (
+    "latency_ms", "p90_ms", "p95_ms", "p99_ms", "throughput_ips", "first_call_ms", "load_ms", "memory_mb", "energy_mj",
+)  # fmt: skip
+
+
+def failure(err: BaseException) -> Json:
+    """The part of a record that says why something failed; a traceback only for what we did not foresee."""
+    if isinstance(err, EdgefitError):
+        return {"status": "failed", "reason": str(err)}
+    text = " ".join(str(err).split())[:400]
+    detail = "".join(traceback.format_exception(err))[-4000:]
+    return {"status": "failed", "reason": f"{type(err).__name__}: {text}", "detail": detail}
+
+
+class CellMaker:
+    """Makes cell records for one run. ``data`` loads the data set on first use. Close it when done."""
+
+    def __init__(self, prepared: Prepared, run: Run, notify: Notify, data: Callable[[], Any]) -> None:
+        self.prepared, self.run, self.notify, self.data = prepared, run, notify, data
+        self.plan: Plan = prepared.plan
+        self._energy: Any = None
+        self._next_worker: Any = None
+
+    def close(self) -> None:
+        """End a worker started ahead, and the energy source."""
+        if self._next_worker is not None:
+            self._next_worker[1].close()
+        if self._energy is not None:
+            self._energy.close()
+
+    def make(self, planned: PlannedCell, following: PlannedCell | None) -> Json:
+        """The record of one cell. ``following`` is the next cell that will need a worker, if any."""
+        record: Json = {
+            "kind": "cell",
+            "key": planned.key,
+            "cell": to_json(planned.cell),
+            "status": "skipped" if planned.skip else "ok",
+            "reason": planned.skip,
+            "remedy": planned.remedy,
+            "artifact": planned.export or None,
+            "metrics": {},
+            "classification": None,
+            "samples": None,
+            "predictions": None,
+            "environment": self.prepared.environment,
+            "stopped": "",
+            "notes": [],
+        }
+        metrics = {name: Quantity.missing(planned.skip or "not measured") for name in METRICS}
+        metrics |= self._static_metrics(planned)
+        made = self.run.done("artifact", planned.export) if planned.export else None
+        if made and made["status"] != "ok":
+            reason = f"its artifact was not made: {made['reason']}"
+            record |= (
+                {"reason": f"{planned.skip}; {reason}"}
+                if planned.skip
+                else {"status": "failed", "reason": reason}
+            )
+        elif planned.export:
+            try:
+                record |= self._measure(planned, metrics, following)
+            except Exception as err:
+                record |= failure(err)
+        if record["status"] == "failed":
+            metrics = {
+                k: replace(q, reason=record["reason"]) if q.value is None else q for k, q in metrics.items()
+            }
+        return record | {"metrics": {k: to_json(q) for k, q in metrics.items()}}
+
+    def _static_metrics(self, planned: PlannedCell) -> dict[str, Quantity]:
+        """What is known of a cell without running it: operations, parameters, size of the file."""
+        variant = self.run.done("variant", self.plan.variant(planned.cell.variant).key) or {}
+        artifact = (
+            (self.run.done("artifact", planned.export) or {}).get("artifact") if planned.export else None
+        )
+        found = {}
+        for name, method in (("macs", "counted in the graph, batch 1"), ("params", "counted in the model")):
+            value = variant.get(name)
+            found[name] = (
+                Quantity(value, name, n=1, provenance="measured", method=method)
+                if value is not None
+                else Quantity.missing("the variant was not made", name)
+            )
+        found["size_bytes"] = (
+            Quantity(
+                artifact["size_bytes"],
+                "bytes",
+                n=1,
+                provenance="measured",
+                method=f"size of the {artifact['format']} file",
+            )
+            if artifact
+            else Quantity.missing(planned.skip or "no artifact", "bytes")
+        )
+        for name in ("accuracy", "val_accuracy"):
+            found[name] = Quantity.missing(planned.skip or "not measured", "fraction")
+        return found
+
+    def _measure(
+        self, planned: PlannedCell, metrics: dict[str, Quantity], following: PlannedCell | None
+    ) -> Json:
+        """Fill in ``metrics`` and return the rest of the record."""
+        shared = self._accuracy_of(planned)
+        if planned.skip and shared:
+            metrics |= shared.pop("quantities")
+            return shared
+        from bench import runtimes
+        from bench.hosts import open_host
+        from bench.runtimes.base import CellJob
+
+        host = open_host("local")
+        runtime = runtimes.get(planned.runtime_here)
+        export = self.run.done("artifact", planned.export)
+        assert export is not None
+        artifact = Artifact.from_json(export["artifact"])
+        images, labels, bounds = self._eval_images()
+        job = CellJob(
+            artifact=artifact,
+            path=self.run.object_path(artifact.sha256),
+            outdir=self.run.workdir(planned.key),
+            batch=1 if planned.skip else planned.cell.batch,
+            threads=1 if planned.skip else planned.cell.threads,
+            device=planned.device,
+            protocol=ACCURACY_ONLY if planned.skip else self.plan.protocol,
+            images=images,
+            predict=not shared,
+        )
+        result = runtime.measure(
+            job,
+            host,
+            self._watch(following),
+            worker=self._take_worker(planned),
+            energy=None if planned.skip else self.energy(),
+        )
+        if result.status == "failed":
+            return {"status": "failed", "reason": result.reason}
+        record: Json = {"runtime": result.runtime, "seconds": result.seconds}
+        if not planned.skip:
+            metrics |= result.metrics
+            record |= {"stopped": result.stopped, "notes": list(result.notes)}
+            record["samples"] = self.run.put(result.samples) if result.samples else None
+        if not shared and result.outputs is not None:
+            shared = self._judge(result.outputs, labels, bounds, f"{runtime.name} here, the artifact itself")
+        metrics |= shared.pop("quantities", {})
+        self.run.clear_work(planned.key)
+        return record | shared
+
+    def _watch(self, following: PlannedCell | None) -> Notify:
+        """Pass events on, and start the next cell's worker while this one only predicts (untimed)."""
+
+        def watch(event: str, info: Json) -> None:
+            self.notify(event, info)
+            if event == "phase" and info.get("name") == "predict" and following and self._next_worker is None:
+                from bench import runtimes
+                from bench.hosts import open_host
+
+                threads = 1 if following.skip else following.cell.threads
+                worker = runtimes.get(following.runtime_here).start(open_host("local"), threads)
+                self._next_worker = (following.key, worker)
+
+        return watch
+
+    def _take_worker(self, planned: PlannedCell) -> Any:
+        """The worker started ahead for this cell, if there is one."""
+        if self._next_worker is None:
+            return None
+        key, worker = self._next_worker
+        self._next_worker = None
+        if key == planned.key:
+            return worker
+        worker.close()
+        return None
+
+    def energy(self) -> Any:
+        """The best energy source of this machine, opened once a run."""
+        if self._energy is None:
+            from bench.measure import power
+
+            self._energy = power.open_source()
+        return self._energy
+
+    def _eval_images(self) -> tuple[Path, Any, Json]:
+        """Validation and test images as one array on disk: (path, labels, split bounds)."""
+        import numpy as np
+
+        folder = self.run.workdir(f"eval-{self.plan.data_digest[:16]}")
+        bounds_file = folder / "bounds.json"
+        if not bounds_file.exists():
+            bounds = self.data().write_eval(folder)
+            write_atomic(bounds_file, json.dumps(bounds).encode())
+        return folder / "images.npy", np.load(folder / "labels.npy"), json.loads(bounds_file.read_text())
+
+    def _accuracy_of(self, planned: PlannedCell) -> Json:
+        """Accuracy already measured for the same artifact on the same runtime (other batch or threads)."""
+        for other in self.plan.cells:
+            same = (
+                other.key != planned.key
+                and other.export == planned.export
+                and other.runtime_here == planned.runtime_here
+            )
+            record = self.run.done("cell", other.key) if same else None
+            if record and record["status"] != "failed" and record["predictions"]:
+                names = ("accuracy", "val_accuracy", "top5")
+                found = {n: Quantity.from_json(record["metrics"][n]) for n in names if n in record["metrics"]}
+                return {k: record[k] for k in ("classification", "predictions")} | {"quantities": found}
+        return {}
+
+    def _judge(self, outputs: Path, labels: Any, bounds: Json, where: str) -> Json:
+        """Accuracy on validation and test from logits (N, classes); predictions are kept for paired tests."""
+        import numpy as np
+
+        from bench.measure import accuracy
+
+        logits = np.load(outputs)
+        parts = {s: slice(*bounds[s]) for s in ("validation", "test")}
+        predicted = logits.argmax(axis=1).astype(np.int32)
+        buffer = io.BytesIO()
+        arrays = {f"{k}_pred": predicted[parts[s]] for k, s in (("val", "validation"), ("test", "test"))}
+        arrays |= {
+            f"{k}_true": labels[parts[s]].astype(np.int32)
+            for k, s in (("val", "validation"), ("test", "test"))
+        }
+        np.savez(buffer, **arrays)
+        classes = list(self.prepared.index.classes)
+        report = accuracy.metrics(logits[parts["test"]], labels[parts["test"]], classes) | {"split": "test"}
+        quantities = {
+            name: accuracy.accuracy_quantity(
+                int((arrays[f"{k}_pred"] == arrays[f"{k}_true"]).sum()),
+                len(arrays[f"{k}_pred"]),
+                f"{split} images, {where}",
+            )
+            for name, k, split in (("accuracy", "test", "test"), ("val_accuracy", "val", "validation"))
+        }
+        return {
+            "classification": report,
+            "predictions": self.run.put_bytes(buffer.getvalue(), ".npz"),
+            "quantities": quantities,
+        }

@@ -1,0 +1,83 @@
+"""Peak memory of a worker: proportional set size, sampled from outside while nothing is timed."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from bench.types import Quantity
+
+HZ = 20.0
+KIB_PER_MB = 1000.0 / 1.024
+"""KiB in a megabyte of 10^6 bytes: 976.5625."""
+
+
+def proportional_set_kb(pid: int) -> int | None:
+    """PSS of a process in KiB, from ``/proc/PID/smaps_rollup`` (proc(5)); None where it cannot be read.
+
+    PSS counts a page shared by k processes as 1/k of a page, so libraries that other workers
+    map as well are not counted whole.
+    """
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    except OSError:
+        return None
+    return None
+
+
+class MemorySampler:
+    """Samples a process about 20 times a second between :meth:`resume` and :meth:`pause`.
+
+    Reading the map of a process holds a lock in the kernel: never sample while calls are timed.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.peak_kb: int | None = None
+        self._pid = pid
+        self._running, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def note(self, kb: int | None) -> None:
+        """Take in a value that the process measured itself."""
+        if kb is not None:
+            self.peak_kb = max(self.peak_kb or 0, kb)
+
+    def resume(self) -> None:
+        self._running.set()
+
+    def pause(self) -> None:
+        self._running.clear()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._running.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._running.wait()
+            if self._closing.wait(1.0 / HZ):
+                return
+            if self._running.is_set():
+                self.note(proportional_set_kb(self._pid))
+
+
+def above_baseline(peak_kb: int | None, baseline_kb: int | None) -> Quantity:
+    """Peak PSS minus the PSS after the runtime's import, in MB (10^6 bytes)."""
+    if peak_kb is None or baseline_kb is None:
+        return Quantity.missing(
+            "this system does not report proportional set sizes (/proc/PID/smaps_rollup)", "MB"
+        )
+    if peak_kb < baseline_kb:
+        return Quantity.missing("another process came to share the runtime's libraries during the cell", "MB")
+    return Quantity(
+        value=(peak_kb - baseline_kb) / KIB_PER_MB,
+        unit="MB",
+        n=1,
+        provenance="measured",
+        method="peak proportional set size from load to the end of the steady state (one process), minus that "
+        "after the runtime's import",
+    )

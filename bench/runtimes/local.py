@@ -1,0 +1,146 @@
+"""What the runtimes of this machine share: probing by metadata, measuring through a worker."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.measure.latency import METRICS, UNITS, all_missing, latency, once_ms
+from bench.measure.memory import above_baseline
+from bench.measure.power import per_image
+from bench.runtimes.base import CellJob, Probe, WorkerResult
+from bench.runtimes.worker import Worker, run_cell
+from bench.types import Json, Notify, Quantity
+
+if TYPE_CHECKING:
+    from bench.hosts.base import Host
+    from bench.measure.power import EnergySource
+
+VNNI = ("avx512_vnni", "avx_vnni")
+
+
+class LocalRuntime:
+    """A Python package that runs artifacts in our worker. Subclasses name it and say what it refuses."""
+
+    name = ""
+    format = ""
+    module = ""
+    distributions: tuple[str, ...] = ()
+    """Names under which the package is published; the first is the one to install."""
+    remedy = ""
+
+    def probe(self, host: Host) -> Probe:
+        """See :meth:`bench.runtimes.base.Runtime.probe`."""
+        if host.name != "local":
+            return Probe(False, reason=f"{self.name} runs on this machine only, not on {host.name}")
+        if importlib.util.find_spec(self.module) is None:
+            missing = f"the package {self.distributions[0]} is not installed"
+            return Probe(False, reason=missing, remedy=f"Install it with: {self.remedy}")
+        return Probe(True, version=self._version(), devices=("cpu", *self.accelerators()))
+
+    def _version(self) -> str:
+        for distribution in self.distributions:
+            try:
+                return importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return "unknown"
+
+    def accelerators(self) -> tuple[str, ...]:
+        """Devices besides the CPU that package and machine seem to have; the worker finds out for sure."""
+        return ()
+
+    def refuse(self, precision: str, environment: Json, device: str = "cpu") -> str:
+        """See :meth:`bench.runtimes.base.Runtime.refuse`."""
+        raise NotImplementedError
+
+    def int8_scheme(self, environment: Json) -> str:
+        """See :meth:`bench.runtimes.base.Runtime.int8_scheme`."""
+        return u8s8(environment)
+
+    def start(self, host: Host, threads: int = 1) -> Worker:
+        """See :meth:`bench.runtimes.base.Runtime.start`."""
+        return Worker(host, self.name, threads)
+
+    def measure(
+        self,
+        job: CellJob,
+        host: Host,
+        notify: Notify,
+        worker: Worker | None = None,
+        energy: EnergySource | None = None,
+    ) -> WorkerResult:
+        """See :meth:`bench.runtimes.base.Runtime.measure`."""
+        if job.device != "cpu":
+            energy = None  # the sources read the CPU package only
+        raw, listener, seconds = run_cell(job, self.name, host, notify, worker, energy)
+
+        def array(key: str) -> Path | None:
+            return job.outdir / raw[key] if raw.get(key) else None
+
+        samples = array("samples")
+        metrics = all_missing(raw["reason"] or "not measured")
+        metrics.update(
+            load_ms=once_ms(raw.get("load_seconds"), "load"),
+            first_call_ms=once_ms(raw.get("first_call_seconds"), "first call"),
+            size_bytes=_size(job),
+        )
+        if samples is not None:
+            metrics.update(_timed(samples, job, listener.window))
+            metrics["memory_mb"] = above_baseline(listener.sampler.peak_kb, raw.get("baseline_kb"))
+        return WorkerResult(
+            status=raw["status"],
+            reason=raw["reason"],
+            metrics={name: metrics[name] for name in METRICS},
+            samples=samples,
+            warmup=array("warmup"),
+            outputs=array("outputs"),
+            stopped=raw["stopped"],
+            seconds={**raw["seconds"], **seconds},
+            runtime={
+                **raw["runtime"],
+                "baseline_kb": raw.get("baseline_kb"),
+                "predict_batch": raw.get("predict_batch"),
+            },
+            notes=tuple(raw["notes"]),
+        )
+
+
+def _size(job: CellJob) -> Quantity:
+    if not job.path.is_file():
+        return Quantity.missing(f"there is no file {job.path.name}", UNITS["size_bytes"])
+    size = job.path.stat().st_size
+    return Quantity(size, "bytes", size, size, 1, "measured", "size of the artifact's file as shipped")
+
+
+def _timed(samples: Path, job: CellJob, window: Quantity | None) -> dict[str, Quantity]:
+    import numpy as np
+
+    values = np.load(samples, allow_pickle=False)
+    found = latency(values, job.batch)
+    if window is not None:
+        found["energy_mj"] = per_image(window, len(values) * job.batch)
+    else:
+        reason = (
+            "no energy source" if job.device == "cpu" else f"the energy source does not cover {job.device}"
+        )
+        found["energy_mj"] = Quantity.missing(reason, UNITS["energy_mj"])
+    return found
+
+
+def u8s8(environment: Json) -> str:
+    """U8 activations with S8 weights; 7-bit weights where x86 has no VNNI.
+
+    Without VNNI the kernels add pairs of 8-bit products in 16 bits, which saturate (onnxruntime's
+    documentation, *Quantize ONNX models*, section on U8S8 saturation).
+    """
+    cpu = environment.get("cpu", {})
+    x86 = cpu.get("arch") in ("x86_64", "AMD64", "i686")
+    return "u8s8-7bit" if x86 and not set(VNNI) & set(cpu.get("features", ())) else "u8s8"
+
+
+def nvidia_device() -> bool:
+    """Is the driver of an NVIDIA GPU loaded? (Desktop and server: /proc/driver; Jetson: /dev/nvhost-gpu.)"""
+    return any(Path(p).exists() for p in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvhost-gpu"))

@@ -1,0 +1,278 @@
+"""The engine's side of a worker: start a fresh process, hand it the job, listen, and clean up.
+
+The engine sleeps in ``select`` while the worker works. Around the worker's steady state it reads
+its instruments: the worker waits for a go-ahead before and after, so nothing disturbs the timing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import bench
+from bench.errors import WorkerError
+from bench.measure.memory import MemorySampler
+from bench.types import Json, Notify, to_json
+
+if TYPE_CHECKING:
+    from bench.hosts.base import Host
+    from bench.measure.power import EnergySource
+    from bench.runtimes.base import CellJob
+
+IMPORT_TIMEOUT = 120.0
+"""Seconds a worker may take to import its runtime."""
+EXIT_TIMEOUT = 10.0
+STDERR_LINES = 20
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+SAMPLED = ("load", "first", "warmup")
+"""Phases in which memory is sampled from outside."""
+COUNTED = (*SAMPLED, "steady", "settled", "predict")
+"""Phases whose first moment counts for the peak; ``predict`` begins where the timed work has ended."""
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a worker's environment adds to ours: thread counts, quiet libraries, our own package."""
+    root = str(Path(bench.__file__).parent.parent)
+    inherited = os.environ.get("PYTHONPATH", "")
+    return {
+        **{name: str(threads) for name in THREAD_VARIABLES},
+        "PYTHONPATH": root + (os.pathsep + inherited if inherited else ""),
+        "PYTHONSAFEPATH": "1",  # a torch.py in the person's folder is not torch
+        "PYTHONFAULTHANDLER": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+
+
+class Worker:
+    """One process for one job. Use as a context manager, or call :meth:`close`: it leaves nothing behind."""
+
+    def __init__(self, host: Host, runtime: str, threads: int = 1) -> None:
+        self.runtime, self.threads = runtime, threads
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        self._buffer = b""
+        argv = [sys.executable, "-m", "bench.agent", "-", runtime]
+        self._process: subprocess.Popen[bytes] = host.start(argv, environment(threads), self._stderr)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process group, whatever it is doing, and wait until it is gone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def ready(self) -> None:
+        """Wait until the runtime is imported. Raises WorkerError when it cannot be."""
+        for event in self._events(IMPORT_TIMEOUT):
+            if event["event"] == "phase" and event["name"] == "ready":
+                return
+        raise self._ended()
+
+    def run(self, job: Json, timeout: float, on_event: Callable[[Json], None]) -> None:
+        """Hand over the job and listen until the worker is done.
+
+        ``on_event`` is called with every event; a worker at a gate gets its go-ahead when it returns.
+
+        Raises:
+            WorkerError: a crash, silence for longer than ``timeout`` seconds, or nonsense.
+        """
+        self._send(json.dumps(job))
+        for event in self._events(timeout):
+            on_event(event)
+            if event["event"] == "done":
+                return self._wait()
+            if event["event"] == "phase" and event["name"] in ("steady", "settled"):
+                self._send("go")
+        raise self._ended()
+
+    def _send(self, line: str) -> None:
+        stream = self._process.stdin
+        try:
+            if stream is not None:
+                stream.write(line.encode() + b"\n")
+                stream.flush()
+        except BrokenPipeError as error:
+            raise self._ended() from error
+
+    def _wait(self) -> None:
+        try:
+            self._process.wait(EXIT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.close()
+
+    def _events(self, timeout: float) -> Iterator[Json]:
+        """The worker's events until it closes its end; raises WorkerError after ``timeout`` s of silence."""
+        stream = self._process.stdout
+        if stream is None:
+            return
+        while True:
+            while b"\n" in self._buffer:
+                line, _, self._buffer = self._buffer.partition(b"\n")
+                yield self._parse(line)
+            if not select.select([stream], [], [], timeout)[0]:
+                self.close()
+                raise WorkerError(
+                    f"The {self.runtime} worker was silent for {timeout:g} s and was ended",
+                    todo="Raise the protocol's timeout_seconds if the model is that slow",
+                )
+            data = os.read(stream.fileno(), 65536)
+            if not data:
+                return
+            self._buffer += data
+
+    def _parse(self, line: bytes) -> Json:
+        try:
+            event: Json = json.loads(line)
+            event["event"], event.get("name")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise WorkerError(
+                f"The {self.runtime} worker answered nonsense", found=repr(line[:200])
+            ) from error
+        return event
+
+    def _ended(self) -> WorkerError:
+        """The error for a worker that ended before it was done: how, and its last words."""
+        try:
+            status = self._process.wait(EXIT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.close()
+            status = -int(signal.SIGKILL)
+        how = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
+        return WorkerError(f"The {self.runtime} worker {how} before it was done", found=self._last_words())
+
+    def _last_words(self) -> str:
+        if self._stderr.closed:
+            return ""
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return "\n".join(lines[-STDERR_LINES:])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class Listener:
+    """Follows a worker's events: samples memory, reads the energy source, passes progress on."""
+
+    def __init__(self, sampler: MemorySampler, energy: EnergySource | None, notify: Notify) -> None:
+        self.sampler, self.energy, self.notify = sampler, energy, notify
+        self.window: Any = None
+        self.measuring = False
+
+    def __call__(self, event: Json) -> None:
+        if event["event"] == "phase":
+            name = event["name"]
+            (self.sampler.resume if name in SAMPLED else self.sampler.pause)()
+            if name in COUNTED:
+                self.sampler.note(event.get("pss_kb"))
+            self._energy(name)
+        self.notify(event["event"], {k: v for k, v in event.items() if k != "event"})
+
+    def _energy(self, phase: str) -> None:
+        if self.energy is None:
+            return
+        if phase == "steady":
+            self.measuring = True
+            self.energy.start()
+        elif self.measuring:
+            self.measuring = False
+            self.window = self.energy.stop()
+
+    def close(self) -> None:
+        """Also after a crash: stop the sampler and an energy window that is still open."""
+        self.sampler.close()
+        self._energy("")
+
+
+def job_json(job: CellJob, runtime: str) -> Json:
+    """The job as the agent reads it."""
+    artifact = job.artifact
+    return {
+        "runtime": runtime,
+        "format": artifact.format,
+        "artifact": str(job.path),
+        "precision": artifact.precision,
+        "inputs": to_json(artifact.inputs),
+        "outputs": to_json(artifact.outputs),
+        "preprocess": to_json(artifact.preprocess),
+        "batch": job.batch,
+        "threads": job.threads,
+        "device": job.device,
+        "protocol": to_json(job.protocol),
+        "images": str(job.images) if job.images else None,
+        "predict": job.predict,
+        "outdir": str(job.outdir),
+    }
+
+
+def run_cell(
+    job: CellJob, runtime: str, host: Host, notify: Notify, worker: Worker | None, energy: EnergySource | None
+) -> tuple[Json, Listener, dict[str, float]]:
+    """Run one job in a fresh worker, or in ``worker`` if it is fit.
+
+    Returns:
+        The worker's ``result.json``, the listener (peak memory, energy window), and the wall-clock
+        seconds ``start`` (until the runtime was imported) and ``total``.
+
+    Raises:
+        WorkerError: see :meth:`bench.runtimes.base.Runtime.measure`.
+    """
+    begin = time.perf_counter()
+    if worker is not None and not (
+        worker.alive and worker.runtime == runtime and worker.threads == job.threads
+    ):
+        worker.close()
+        worker = None
+    (job.outdir / "result.json").unlink(missing_ok=True)
+    with worker or Worker(host, runtime, job.threads) as process:
+        process.ready()
+        started = time.perf_counter() - begin
+        listener = Listener(MemorySampler(process.pid), energy, notify)
+        try:
+            process.run(job_json(job, runtime), job.protocol.timeout_seconds, listener)
+        finally:
+            listener.close()
+        result = _read_result(job.outdir / "result.json", runtime)
+    return result, listener, {"start": started, "total": time.perf_counter() - begin}
+
+
+def _read_result(path: Path, runtime: str) -> Json:
+    try:
+        result: Json = json.loads(path.read_text())
+        result["status"], result["reason"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkerError(f"The {runtime} worker left no usable result", found=str(error)) from error
+    return result

@@ -1,0 +1,55 @@
+"""Where and in which precision a training runs."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device() -> torch.device:
+    """CUDA when there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def native_bf16() -> bool:
+    """Whether this CPU multiplies in bf16. Emulation (no AVX512-BF16, AMX or ARM BF16) is ten times slower than fp32."""
+    import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities.get("architecture") != "x86_64":
+        return True
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def resolve_precision(name: str, where: torch.device) -> torch.dtype | None:
+    """The autocast type of ``Training.precision`` on a device, or None for plain fp32.
+
+    Raises:
+        ConfigError: for fp16 on a CPU, where training in it is neither fast nor safe.
+    """
+    import torch
+
+    if where.type == "cuda":
+        ampere = torch.cuda.get_device_capability(where) >= (8, 0)
+        auto = torch.bfloat16 if ampere else torch.float16
+    else:
+        auto = torch.bfloat16 if native_bf16() else None
+        if name == "fp16":
+            raise ConfigError("Training in fp16 needs a CUDA device", todo='Use precision = "auto"')
+    return {"auto": auto, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def autocast(where: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision in ``dtype``, or nothing."""
+    import torch
+
+    return torch.autocast(where.type, dtype=dtype) if dtype is not None else contextlib.nullcontext()

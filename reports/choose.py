@@ -1,0 +1,376 @@
+"""Which variant to ship: constraints and an objective applied to a run's cells.
+
+Accuracy is judged on the validation set, so that the test set stays an honest estimate of the choice.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.errors import NothingFitsError, UsageError, nearest
+from bench.types import SCHEMA, Json, Quantity
+from reports import rows as model
+from reports import tables, text, verdicts
+from reports.limits import Constraints, Limit, drop, parse_quantity, percent, points_text, validation
+from reports.limits import limits as active_limits
+from reports.rows import Predictions, Row
+
+if TYPE_CHECKING:
+    from bench.store import RunData
+
+__all__ = ["OBJECTIVES", "Choice", "Constraints", "choice_json", "choose", "parse_quantity", "render_choice"]
+
+OBJECTIVES: dict[str, tuple[str, bool]] = {
+    "latency": ("latency_ms", True),
+    "size": ("size_bytes", True),
+    "memory": ("memory_mb", True),
+    "energy": ("energy_mj", True),
+    "macs": ("macs", True),
+    "params": ("params", True),
+    "accuracy": ("val_accuracy", False),
+    "throughput": ("throughput_ips", False),
+}
+"""Objective -> (metric, whether less is better)."""
+
+SAME_SIZE = 0.02
+"""Artifacts whose sizes differ by less than this share count as equally small."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The answer. ``runners_up`` fit too, best first; ``refused`` pairs a row with its reasons."""
+
+    objective: str
+    constraints: Constraints
+    considered: str
+    chosen: Row
+    runners_up: tuple[Row, ...]
+    refused: tuple[tuple[Row, tuple[str, ...]], ...]
+    warnings: tuple[str, ...]
+    command: str
+    explanation: str
+
+
+def _objective_quantity(row: Row, objective: str) -> Quantity:
+    return validation(row) if objective == "accuracy" else row.metrics[OBJECTIVES[objective][0]]
+
+
+def _refusals(row: Row, limits: list[Limit], objective: str) -> list[str]:
+    """Why ``row`` cannot be chosen; empty when it can."""
+    if row.status == "failed":
+        return [f"failed: {row.reason or 'no reason recorded'}"]
+    reasons = []
+    needs = [(limit.name, limit.read(row)) for limit in limits] + [
+        (objective, _objective_quantity(row, objective))
+    ]
+    for name, quantity in dict(needs).items():
+        if quantity.value is None:
+            reasons.append(f"no {name} measurement: {quantity.reason or row.reason or 'not recorded'}")
+    for limit in limits:
+        quantity = limit.read(row)
+        if quantity.value is not None and not limit.allows(quantity.value):
+            short = limit.show(quantity)
+            reasons.append(f"{limit.name} {short}, wanted {limit.bound_words}")
+    return reasons
+
+
+def _pick_host(run: RunData, items: list[Row], limits: list[Limit], objective: str) -> str:
+    """The target if it has every number that is needed, else this machine, else whatever has most."""
+
+    def known(host: str) -> bool:
+        return any(
+            _objective_quantity(r, objective).value is not None
+            and all(x.read(r).value is not None for x in limits)
+            for r in items
+            if r.cell.host == host and r.status != "failed"
+        )
+
+    hosts = list(dict.fromkeys(r.cell.host for r in items))
+    target = (run.manifest.get("profile") or {}).get("name", "")
+    order = [h for h in (target, "local") if h in hosts] + [h for h in hosts if h not in (target, "local")]
+    return next((host for host in order if known(host)), "local" if "local" in hosts else order[0])
+
+
+def _named(value: str, known: set[str], what: str) -> None:
+    if value not in known:
+        raise UsageError(f"no cell of this run is on the {what} {value!r}", todo=nearest(value, known))
+
+
+def _equal(run: RunData, best: Row, other: Row, objective: str) -> bool:
+    """Whether the objective's interval cannot tell the two apart."""
+    a, b = _objective_quantity(best, objective), _objective_quantity(other, objective)
+    if a.value == b.value:
+        return True
+    if objective == "accuracy":
+        change = Predictions(run).change(best.record, other.record, "validation")
+        if change.low is not None and change.high is not None:
+            return change.low <= 0.0 <= change.high
+        return a.low is not None and b.high is not None and a.low <= b.high
+    ratio = model.ratio(a, b)
+    if objective in ("latency", "throughput"):
+        return verdicts.outcome(ratio) == "no measurable difference"
+    return ratio.low is not None and ratio.high is not None and ratio.low <= 1.0 <= ratio.high
+
+
+def _warnings(row: Row, limits: list[Limit], objective: str) -> list[str]:
+    found = []
+    for limit in limits:
+        quantity = limit.read(row)
+        if limit.crossed(quantity):
+            found.append(f"the interval of {limit.name}, {limit.show(quantity)}, crosses the limit")
+    needs = {limit.name: limit.read(row) for limit in limits} | {
+        objective: _objective_quantity(row, objective)
+    }
+    for name, quantity in needs.items():
+        if quantity.provenance in ("estimated", "predicted"):
+            found.append(f"{name} is {quantity.provenance}, not measured")
+    missing = row.metrics["val_accuracy"]
+    if missing.value is None and any("accuracy" in name for name in needs):
+        found.append(
+            f"no validation accuracy ({missing.reason}): the test set was used and no longer tests this choice"
+        )
+    return found
+
+
+def _nearest_misses(candidates: list[Row], limits: list[Limit]) -> str:
+    """For each constraint, the cell that comes closest and by how much."""
+    lines = []
+    for limit in limits:
+        known = [(limit.miss(q.value), r, q) for r in candidates if (q := limit.read(r)).value is not None]
+        if not known:
+            lines.append(f"{limit.words}: nothing has a value")
+            continue
+        miss, row, quantity = min(known, key=lambda item: item[0])
+        where = f"{row.cell.variant} on {row.cell.runtime}: {limit.show(quantity)}"
+        lines.append(f"{limit.words}: {'missed by all, nearest' if miss > 0 else 'best'} is {where}")
+    return "; ".join(lines)
+
+
+def _nothing_fits(
+    candidates: list[Row], refused: list[tuple[Row, tuple[str, ...]]], limits: list[Limit]
+) -> NothingFitsError:
+    alive = [row for row in candidates if row.status != "failed"]
+    if limits and any(limit.read(row).value is not None for row in alive for limit in limits):
+        found = _nearest_misses(alive, limits)
+    else:
+        reasons = dict.fromkeys(reason for _, reasons in refused for reason in reasons)
+        found = "; ".join(list(reasons)[:5]) or "the run has no cells"
+    return NothingFitsError(
+        f"none of {text.plural(len(candidates), 'cell')} satisfies the constraints",
+        found=found,
+        todo="Relax a limit, choose another --runtime or --host, or add smaller variants to the recipe",
+    )
+
+
+def choose(
+    run: RunData,
+    constraints: Constraints,
+    objective: str = "latency",
+    runtime: str | None = None,
+    host: str | None = None,
+    batch: int | None = None,
+) -> Choice:
+    """The cell that is best at ``objective`` among those that satisfy ``constraints``.
+
+    A limit is judged on the value; an interval that crosses it is a warning. Where the objective cannot
+    tell cells apart (see :mod:`reports.verdicts`), the smallest artifact wins, and of those equally small
+    (within SAME_SIZE) the most accurate. Only one
+    host and one batch size are compared with each other: ``host`` defaults to the run's target if it has
+    the numbers, else ``local``; ``batch`` to the smallest.
+
+    Raises:
+        UsageError: unknown objective, runtime, host or batch.
+        NothingFitsError: no cell satisfies the constraints; says the nearest miss of each.
+    """
+    if objective not in OBJECTIVES:
+        raise UsageError(f"there is no objective {objective!r}", todo=nearest(objective, OBJECTIVES))
+    items = model.rows(run)
+    if not items:
+        raise NothingFitsError("the run has no measured cells", todo="Finish it with: bench run")
+    limits = list(active_limits(constraints))
+    if runtime is not None:
+        _named(runtime, {r.cell.runtime for r in items}, "runtime")
+    if host is not None:
+        _named(host, {r.cell.host for r in items}, "host")
+    inside = [r for r in items if runtime in (None, r.cell.runtime)]
+    place = host or _pick_host(run, inside, limits, objective)
+    candidates = [r for r in inside if r.cell.host == place]
+    sizes = {r.cell.batch for r in candidates}
+    if batch is not None and batch not in sizes:
+        raise UsageError(
+            f"no cell of this run has batch {batch} on {place}", found=f"batches {sorted(sizes)}"
+        )
+    size = batch if batch is not None else min(sizes, default=1)
+    candidates = [r for r in candidates if r.cell.batch == size]
+    judged = [(r, tuple(_refusals(r, limits, objective))) for r in candidates]
+    fitting = [r for r, reasons in judged if not reasons]
+    refused = [(r, reasons) for r, reasons in judged if reasons]
+    if not fitting:
+        raise _nothing_fits(candidates, refused, limits)
+    elsewhere = [] if host else [r for r in inside if r.status != "ok" and r.cell.host != place]
+    refused += [(r, (f"{r.status}: {r.reason or 'no reason recorded'}",)) for r in elsewhere]
+    ordered, tied = _rank(run, fitting, objective)
+    return _choice(run, constraints, objective, f"{place}, batch {size}", ordered, tied, refused, limits)
+
+
+def _rank(run: RunData, fitting: list[Row], objective: str) -> tuple[list[Row], list[Row]]:
+    """All that fit, the chosen one first and the others by objective; and those that tie with the best."""
+    sign = 1.0 if OBJECTIVES[objective][1] else -1.0
+
+    def cost(row: Row) -> float:
+        value = _objective_quantity(row, objective).value
+        return math.inf if value is None else sign * value
+
+    def bytes_of(row: Row) -> float:
+        value = row.metrics["size_bytes"].value
+        return math.inf if value is None else value
+
+    ordered = sorted(fitting, key=cost)
+    tied = [row for row in ordered if row is ordered[0] or _equal(run, ordered[0], row, objective)]
+    least = min(bytes_of(row) for row in tied)
+    small = [row for row in tied if bytes_of(row) <= least * (1 + SAME_SIZE)]
+    chosen = min(small, key=lambda row: (-(validation(row).value or 0.0), cost(row), bytes_of(row)))
+    return [chosen, *(row for row in ordered if row is not chosen)], [
+        row for row in tied if row is not chosen
+    ]
+
+
+def _choice(
+    run: RunData,
+    constraints: Constraints,
+    objective: str,
+    considered: str,
+    ordered: list[Row],
+    tied: list[Row],
+    refused: list[tuple[Row, tuple[str, ...]]],
+    limits: list[Limit],
+) -> Choice:
+    chosen = ordered[0]
+    name, fmt = chosen.cell.variant, chosen.format or "onnx"
+    words = [str(run.path), "--variant", name, "--format", fmt, "--output", f"deploy/{name}"]
+    command = shlex.join(["bench", "export", *words])
+    return Choice(
+        objective,
+        constraints,
+        considered,
+        chosen,
+        tuple(ordered[1:]),
+        tuple(refused),
+        tuple(_warnings(chosen, limits, objective)),
+        command,
+        _explain(run, chosen, objective, considered, len(ordered), len(refused), tied, limits),
+    )
+
+
+def _explain(
+    run: RunData,
+    chosen: Row,
+    objective: str,
+    considered: str,
+    fitting: int,
+    refused: int,
+    tied: list[Row],
+    limits: list[Limit],
+) -> str:
+    """One paragraph a person can repeat to someone else."""
+    value = _show_objective(chosen, objective)
+    asked = " and ".join(limit.words for limit in limits) or "no constraints"
+    out = [
+        f"{chosen.cell.variant} on {chosen.cell.runtime} has the best {objective} ({value}) of the "
+        f"{text.plural(fitting, 'cell')} that fit ({asked}); {refused} were refused."
+    ]
+    if tied:
+        names = ", ".join(f"{r.cell.variant} on {r.cell.runtime}" for r in tied[:4])
+        more = f" and {len(tied) - 4} more" if len(tied) > 4 else ""
+        out = [
+            f"{chosen.cell.variant} on {chosen.cell.runtime} is the smallest of {len(tied) + 1} cells whose "
+            f"{objective} cannot be told from the best ({value}); tied: {names}{more}. "
+            f"{text.plural(fitting, 'cell')} fit ({asked}); {refused} were refused."
+        ]
+    faster, smaller = chosen.relative["x_faster"], chosen.relative["x_smaller"]
+    if not chosen.is_reference and faster.value is not None and smaller.value is not None:
+        reference = run.manifest.get("reference", "")
+        out.append(
+            f"Against {reference}: {text.ratio(faster, 'interval')} faster, {text.ratio(smaller)} smaller."
+        )
+    test = chosen.metrics["accuracy"]
+    if test.value is not None:
+        out.append(
+            f"Decided on the validation set; accuracy on the test set, not used here, is {percent(test)}."
+        )
+    target = (run.manifest.get("profile") or {}).get("name", "")
+    place = considered.split(",")[0]
+    if target not in ("", "local", place):
+        out.append(f"Compared on {place}: nothing comparable is known for {target}.")
+    return " ".join(out)
+
+
+def _show_objective(row: Row, objective: str) -> str:
+    quantity = _objective_quantity(row, objective)
+    if objective == "accuracy":
+        return percent(quantity)
+    if objective == "size":
+        return text.size(quantity)
+    if objective in ("macs", "params"):
+        return text.count(quantity)
+    return f"{text.interval(quantity)} {quantity.unit}".strip()
+
+
+def _place(row: Row) -> str:
+    many = f", {row.cell.threads} threads" if row.cell.threads != 1 else ""
+    return f"{row.cell.variant} on {row.cell.runtime}{many}"
+
+
+def _summary(row: Row, objective: str) -> str:
+    lost = drop(row)
+    parts = [f"{objective} {_show_objective(row, objective)}"]
+    if objective != "accuracy":
+        parts.append(f"validation accuracy {percent(validation(row))}")
+    if not row.is_reference and lost.value is not None:
+        parts.append(f"drop {points_text(lost)}")
+    if objective != "size":
+        parts.append(text.size(row.metrics["size_bytes"]))
+    return ", ".join(parts)
+
+
+def render_choice(choice: Choice, limit: int = 10) -> str:
+    """The choice as Markdown that reads well as plain text; at most ``limit`` runners-up."""
+    out = [f"Choose: {_place(choice.chosen)}", "", choice.explanation, ""]
+    out += [f"Warning: {warning}." for warning in choice.warnings] + ([""] if choice.warnings else [])
+    out += ["Export it with:", "", f"    {choice.command}", ""]
+    if choice.runners_up:
+        out.append(f"Runners-up ({choice.considered}):")
+        out += [f"- {_place(row)}: {_summary(row, choice.objective)}" for row in choice.runners_up[:limit]]
+        if len(choice.runners_up) > limit:
+            out.append(f"- and {len(choice.runners_up) - limit} more")
+        out.append("")
+    if choice.refused:
+        groups: dict[str, list[str]] = {}
+        out.append("Refused:")
+        for row, reasons in choice.refused:
+            groups.setdefault("; ".join(reasons), []).append(_place(row))
+        out += [f"- {', '.join(names)}: {why}" for why, names in groups.items()]
+        out.append("")
+    return "\n".join(out)
+
+
+def choice_json(choice: Choice) -> Json:
+    """The choice as a JSON document; cells have the shape of ``bench report --format json``."""
+    limits = {name: value for name, value in vars(choice.constraints).items() if value is not None}
+    return {
+        "schema": SCHEMA,
+        "objective": choice.objective,
+        "constraints": limits,
+        "considered": choice.considered,
+        "chosen": tables.finite(tables.cell_json(choice.chosen)),
+        "command": choice.command,
+        "explanation": choice.explanation,
+        "warnings": list(choice.warnings),
+        "runners_up": [tables.finite(tables.cell_json(row)) for row in choice.runners_up],
+        "refused": [
+            {"cell": vars(row.cell) | {}, "reasons": list(reasons)} for row, reasons in choice.refused
+        ],
+    }
