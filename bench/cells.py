@@ -199,6 +199,7 @@ class CellMaker:
             from bench.measure import power
 
             self._energy = power.open_source()
+            self._energy.prepare()
         return self._energy
 
     def _eval_images(self) -> tuple[Path, Any, Json]:

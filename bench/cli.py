@@ -79,6 +79,7 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
     if dry_run:
         _print_plan(prepared, path, as_json)
         return errors.EXIT_DONE
+    preflight.check_models(prepared, path)
     if fresh and path.exists():
         old = path.with_name(f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}")
         path.rename(old)
@@ -149,30 +150,34 @@ def _print_plan(prepared: Any, path: Path, as_json: bool) -> None:
     from rich.table import Table
 
     terminal = console(stderr=False)
-    steps = Table(
-        "variant", "step", "parent", "key", title=f"{len(plan.variants)} variants", title_justify="left"
-    )
+    steps = Table("variant", "step", "from", title=f"{len(plan.variants)} variants", title_justify="left")
     for v in plan.variants:
-        steps.add_row(v.variant.name, v.variant.step.kind, v.variant.parent or "-", v.key)
-    cells = Table(
-        "variant",
-        "runtime",
-        "precision",
-        "host",
-        "plan",
-        title=f"{len(plan.cells)} cells",
-        title_justify="left",
-    )
-    for c in plan.cells:
-        cells.add_row(
-            c.cell.variant,
-            c.cell.runtime,
-            c.cell.precision,
-            c.cell.host,
-            f"skip: {c.skip}" if c.skip else "measure",
-        )
-    terminal.print(steps, cells)
+        steps.add_row(v.variant.name, v.variant.step.kind, ", ".join(v.variant.needs) or "-")
+    terminal.print(steps, _matrix(plan))
+    reasons = list(dict.fromkeys(c.skip for c in plan.cells if c.skip))
+    for number, reason in enumerate(reasons, 1):
+        terminal.print(f"({number}) {reason}", highlight=False)
     terminal.print(f"Nothing was created. The run would be {path}", highlight=False)
+
+
+def _matrix(plan: Any) -> Any:
+    """Variants by runtimes: how many cells are measured, or the number of the reason why none is."""
+    from rich.table import Table
+
+    columns = list(dict.fromkeys((c.cell.runtime, c.cell.host) for c in plan.cells))
+    reasons = list(dict.fromkeys(c.skip for c in plan.cells if c.skip))
+    title = f"{len(plan.cells)} cells: how many are measured, (n) why not"
+    table = Table("variant", *(f"{r}\n{h}" for r, h in columns), title=title, title_justify="left")
+    for name in dict.fromkeys(c.cell.variant for c in plan.cells):
+        row = []
+        for column in columns:
+            cells = [
+                c for c in plan.cells if (c.cell.variant, c.cell.runtime, c.cell.host) == (name, *column)
+            ]
+            skips = [c.skip for c in cells if c.skip]
+            row.append(f"({reasons.index(skips[0]) + 1})" if skips else str(len(cells)))
+        table.add_row(name, *row)
+    return table
 
 
 # --- bench report, choose

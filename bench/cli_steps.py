@@ -34,10 +34,9 @@ _json_option = click.option("--json", "as_json", is_flag=True)
 
 
 def _training(sets: tuple[str, ...]) -> Any:
-    from distill.train import check_training
-
     from bench import recipe
     from bench.types import Training
+    from distill.train import check_training
 
     training = recipe.build(Training, dict(recipe.parse_override(s) for s in sets), "--set")
     check_training(training)
@@ -106,7 +105,7 @@ def distill(
 ) -> int:
     """Train a student with a teacher's outputs as targets."""
     from bench.types import DistillStep
-    from distill.losses import check_distill
+    from distill.train import check_distill
 
     if bool(model) == bool(student):
         raise errors.UsageError("Give either --model (a fresh student) or --student (a file to go on from)")
@@ -128,9 +127,8 @@ def distill(
 @_json_option
 def prune(model: Path, macs: float, importance: str, scope: str, round_to: int, **rest: Any) -> int:
     """Remove channels of a model; recover its accuracy afterwards with `bench distill --student`."""
-    from compress.prune import check_prune
-
     from bench.types import PruneStep
+    from compress.prune import check_prune
 
     step = PruneStep(macs, importance, scope, round_to)
     check_prune(step)

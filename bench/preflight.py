@@ -93,6 +93,32 @@ def prepare(options: RunOptions) -> Prepared:
     return Prepared(plan, index, machine, options)
 
 
+def check_models(prepared: Prepared, path: Path) -> None:
+    """Build every model that is still to be trained once, so that a wrong name or file stops before any work.
+
+    Raises:
+        EdgefitError: what each of them says.
+    """
+    from bench.store import read_run
+
+    known = read_run(path).variants.values() if (path / "manifest.json").exists() else ()
+    done = {r["key"] for r in known if r["status"] == "ok"}
+    todo = dict.fromkeys(
+        (step.model, getattr(step, "weights", ""))
+        for v in prepared.plan.variants
+        if isinstance(step := v.variant.step, (TrainStep, DistillStep)) and step.model and v.key not in done
+    )
+    if not todo:
+        return
+    from distill import models
+
+    index, problems = prepared.index, list[EdgefitError]()
+    for model, weights in todo:
+        _try(problems, lambda m=model, w=weights: models.build(m, len(index.classes), index.channels, w))
+    if problems:
+        raise _together(problems)
+
+
 def _try(problems: list[EdgefitError], step: Any) -> Any:
     try:
         return step()
@@ -116,11 +142,6 @@ def _recipe(options: RunOptions) -> recipes.Recipe:
         recipe = replace(recipe, data=replace(recipe.data, spec=options.data))
     if options.model or options.weights:
         recipe = _with_model(recipe, options)
-    from distill.models import check_model
-
-    for variant in recipe.variants:
-        if isinstance(variant.step, (TrainStep, DistillStep)) and variant.step.model:
-            check_model(variant.step.model)
     return recipe
 
 

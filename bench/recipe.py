@@ -128,8 +128,8 @@ def parse(table: Json, name: str, where: str) -> Recipe:
     variants = _variants(table, where)
     reference = table.get("reference") or variants[0].name
     by_name = {v.name: v for v in variants}
-    if reference not in by_name:
-        raise ConfigError(f"{where}: reference {reference!r} is no variant", todo=nearest(reference, by_name))
+    if not isinstance(reference, str) or reference not in by_name:
+        raise ConfigError(f"{where}: reference {reference!r} is no variant", todo=nearest(str(reference), by_name))
     return Recipe(
         name, str(table.get("description", "")), reference, data, dict(protocol), _ordered(by_name, where)
     )
@@ -258,11 +258,9 @@ def _check_variant(variant: Variant, known: dict[str, Variant], place: str) -> N
             raise ConfigError(f"{place}: there is no variant {name!r}", todo=nearest(name, known))
     step = variant.step
     if isinstance(step, (TrainStep, DistillStep)):
-        from distill.train import check_training
+        from distill.train import check_distill, check_training
 
-        from distill.losses import check_distill
-
-        check_training(step.training)
+        check_training(step.training, bool(getattr(step, "weights", "") or variant.parent))
         if isinstance(step, DistillStep):
             check_distill(step)
             if bool(step.model) == bool(variant.parent):
@@ -276,7 +274,7 @@ def _check_variant(variant: Variant, known: dict[str, Variant], place: str) -> N
     elif isinstance(step, PruneStep):
         from compress.prune import check_prune
 
-        check_prune(step)
+        check_prune(dataclasses.replace(step, round_to=step.round_to or 1))  # 0: the profile's
     else:
         from compress.quantize import check_quantize
 

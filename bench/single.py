@@ -93,7 +93,6 @@ def export_model(
 ) -> Json:
     """Export (and quantize) one model file; writes ``output`` and ``output.json`` beside it."""
     from compress.export import export
-
     from distill import data as datasets
 
     if not model.is_file():

@@ -31,13 +31,17 @@ def validation_images(data: Any, limit: int = 64) -> tuple[NDArray[np.int64], An
         StepError: when there are none.
     """
     import numpy as np
+    import torch
 
     images = data.images["validation"]
     if len(images) == 0:
         raise StepError("There are no validation images to compare an exported model with its parent")
     # Spread, not the first ones: a folder's images come sorted by class.
     positions = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(np.int64))
-    return positions, data.normalise(images[positions.tolist()]).contiguous()
+    batch = data.normalise(images[positions.tolist()])
+    # A copy, because ``contiguous()`` leaves the channels-last strides of grey images as they are, and exporters would
+    # trace them into the graph (an as_strided, eight more operators in ONNX).
+    return positions, batch.clone(memory_format=torch.contiguous_format)
 
 
 def run_module(module: Any, images: Any) -> Logits:

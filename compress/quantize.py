@@ -16,7 +16,6 @@ Integer-Arithmetic-Only Inference", CVPR 2018; settings from ONNX Runtime's quan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,18 +161,39 @@ def _output_op(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node if name in node.output]
 
 
+MOVES = (
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Cast",
+    "Concat",
+    "Slice",
+    "Shape",
+)
+"""Operators that move numbers and compute nothing: whether they are int8 does not matter."""
+
+
 def _onnx_notes(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Count the layers whose image and weights both arrive through DequantizeLinear."""
+    """Count the layers whose image and weights both arrive through DequantizeLinear, and the float operators.
+
+    An operator without an integer kernel in ONNX Runtime stays float even between quantized tensors.
+    """
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    nodes = [n for n in model.graph.node if n.op_type not in ("QuantizeLinear", "DequantizeLinear", *MOVES)]
     dequantized = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     layers: dict[str, list[bool]] = {"convolutions": [], "matrix products": []}
     floats: Counter[str] = Counter()
-    for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            continue
+    for node in nodes:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
             kind = "convolutions" if node.op_type == "Conv" else "matrix products"
             layers[kind].append(all(name in dequantized for name in node.input[:2]))
-        if node.input and node.input[0] not in dequantized:
+        elif node.op_type in ("Relu", "Clip"):
+            continue  # become part of the layer before them
+        elif node.input[0] not in dequantized or node.op_type not in {**QDQRegistry, **QLinearOpsRegistry}:
             floats[node.op_type] += 1
     return _layer_notes(layers, floats)
 
@@ -324,8 +344,7 @@ def _tflite_notes(path: Path) -> tuple[str, ...]:
     floats: Counter[str] = Counter()
     for op in graph.operators:
         kind = operators[model.operatorCodes[op.opcodeIndex].builtinCode]
-        inputs: Sequence[int] = [i for i in op.inputs if i >= 0]
-        dtypes = [types[graph.tensors[i].type] for i in inputs]
+        dtypes = [types[graph.tensors[i].type] for i in op.inputs if i >= 0]
         if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             layer = "matrix products" if kind == "FULLY_CONNECTED" else "convolutions"
             layers[layer].append(dtypes[:2] == ["INT8", "INT8"])

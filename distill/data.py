@@ -34,7 +34,7 @@ LARGEST_SIZE = 4096
 
 @dataclass(frozen=True)
 class DataIndex:
-    """What a data set holds and how it is split. ``size`` (height, width) is what the images are resized to."""
+    """What a data set holds and how it is split. ``size`` (height, width) is after resizing."""
 
     spec: str
     digest: str
@@ -132,6 +132,7 @@ def split(listed: Listing, calibration: int, seed: int) -> tuple[dict[str, list[
     images under other names split the same way.
     """
     splits = {name: list(samples) for name, samples in listed.splits.items()}
+    notes = _drop_copies(splits)
     missing = [name for name in ("test", "validation") if name not in splits]
     have = Counter(s.label for s in splits["train"])
     for label, name in enumerate(listed.classes):
@@ -144,11 +145,17 @@ def split(listed: Listing, calibration: int, seed: int) -> tuple[dict[str, list[
     for name in missing:
         take = {label: max(1, round(SHARES[name] * n)) for label, n in have.items()}
         splits[name], splits["train"] = _cut(splits["train"], take, f"{seed}/{name}")
-    notes = _drop(splits, "train", ("validation", "test")) + _drop(splits, "validation", ("test",))
+    notes += _drop_copies(splits) if missing else []
     left = Counter(s.label for s in splits["train"])
     take = _apportion(left, min(calibration, max(len(splits["train"]) // 10, len(listed.classes))))
     splits["calibration"], splits["train"] = _cut(splits["train"], take, f"{seed}/calibration")
     notes += _drop(splits, "train", ("calibration",))
+    if not splits["calibration"]:
+        raise DataError(
+            "There are too few images to calibrate with",
+            f"{len(splits['train'])} to train on, one of each class",
+            "Give every class a few more",
+        )
     left = Counter(s.label for s in splits["train"])
     gone = [name for label, name in enumerate(listed.classes) if not left[label]]
     if gone or not splits["validation"] or not splits["test"]:
@@ -175,7 +182,7 @@ def _cut(samples: Sequence[Sample], take: dict[int, int], key: str) -> tuple[lis
 
 
 def _apportion(have: Counter[int], total: int) -> dict[int, int]:
-    """Share ``total`` over classes by size: one each first (large classes first), the rest by largest remainder.
+    """Share ``total`` over classes by size: one each first (large ones first), then by largest remainder.
 
     A class always keeps one image for training.
     """
@@ -191,9 +198,15 @@ def _apportion(have: Counter[int], total: int) -> dict[int, int]:
     return take
 
 
+def _drop_copies(splits: dict[str, list[Sample]]) -> list[str]:
+    """Keep the test set as it is, and nothing of it in validation, and nothing of the two in train."""
+    notes = _drop(splits, "validation", ("test",)) if "validation" in splits else []
+    return notes + _drop(splits, "train", ("validation", "test"))
+
+
 def _drop(splits: dict[str, list[Sample]], source: str, others: Sequence[str]) -> list[str]:
     """Drop from ``source`` the images whose content is also in one of ``others``; say so."""
-    seen = {s.content for name in others for s in splits[name]}
+    seen = {s.content for name in others for s in splits.get(name, ())}
     kept = [s for s in splits[source] if s.content not in seen]
     dropped = len(splits[source]) - len(kept)
     splits[source] = kept
@@ -212,7 +225,7 @@ class Dataset:
     labels: dict[str, torch.Tensor]
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
-        """``(pixels / 255 - mean) / std`` in float32, channels last in memory; pixels are 0..255, uint8 or float."""
+        """``(pixels / 255 - mean) / std``: from 0..255 (uint8 or float) to float32, channels last."""
         import torch
 
         scale, shift = _affine(self.preprocess.mean, self.preprocess.std, batch.device)
@@ -220,7 +233,7 @@ class Dataset:
         return torch.addcmul(shift, pixels, scale)
 
     def calibration(self, n: int) -> torch.Tensor:
-        """``n`` calibration images (or all, when there are fewer) as float32 input: stratified, the same every time.
+        """``n`` calibration images (all, when there are fewer) as float32 input: stratified, always the same.
 
         Raises:
             DataError: when ``n`` is not positive.
@@ -273,7 +286,7 @@ def _affine(
 
 
 def load(index: DataIndex) -> Dataset:
-    """Decode a data set once, into memory, or into files under ``root/cache`` when it needs over half of the free memory.
+    """Decode a data set once: into memory, or into ``root/cache`` when it needs over half of what is free.
 
     Raises:
         DataError: when a file can no longer be read.
@@ -302,7 +315,7 @@ def _decode(index: DataIndex, name: str, out: NDArray[np.uint8]) -> NDArray[np.u
 
 
 def _on_disk(index: DataIndex, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """A split as a memory-mapped file; the digest in its name covers contents and options, so it can be reused."""
+    """A split as a memory-mapped file; the digest in its name makes it safe to reuse."""
     import numpy as np
 
     folder = sources.cache_root(index.options) / "cache"
@@ -342,11 +355,7 @@ def _moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float,
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be used without swapping (half of all memory where the system does not say)."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Bytes of memory that can be used without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -19,7 +19,7 @@ def device() -> torch.device:
 
 
 def native_bf16() -> bool:
-    """Whether this CPU multiplies in bf16. Emulation (no AVX512-BF16, AMX or ARM BF16) is ten times slower than fp32."""
+    """Whether this CPU multiplies in bf16 (AVX512-BF16, AMX, ARM BF16). Emulated, it is slow."""
     import torch
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -68,7 +68,7 @@ def list_folder(root: Path, memo_folder: Path) -> Listing:
     if len(skipped) > TOLERATED * (len(files) + len(strays)):
         first = "; ".join(f"{path}: {reason}" for path, reason in skipped[:5])
         raise DataError(
-            f"{len(skipped)} of {len(files) + len(strays)} files in {root} cannot be used (at most 1% may be)",
+            f"{len(skipped)} of the {len(files) + len(strays)} files in {root} cannot be used, more than 1%",
             first + ("; ..." if len(skipped) > 5 else ""),
             "Repair or remove them",
         )
@@ -88,7 +88,7 @@ def list_folder(root: Path, memo_folder: Path) -> Listing:
 
 
 def open_image(path: Path, channels: int) -> Image.Image:
-    """Decode a file to mode L or RGB: upright (EXIF), the first frame, transparency on white, 16 bits to 8."""
+    """Decode a file to mode L or RGB: upright (EXIF), first frame, transparency on white, 16 bits to 8."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
@@ -125,7 +125,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _by_class(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Class -> files, and the images that lie beside the class folders (metadata there is nobody's business)."""
+    """Class -> files, and the images that lie beside the class folders (other files there are metadata)."""
     classes: dict[str, list[Path]] = {}
     strays: list[Path] = []
     for entry in _visible(folder):
@@ -200,7 +200,7 @@ def _check_classes(root: Path, splits: dict[str, dict[str, list[Path]]]) -> None
 
 
 def _look(path: Path) -> Finding:
-    """Hash a file and decode it. JPEGs are decoded at an eighth of the scale, which still reads every byte."""
+    """Hash a file and decode it; JPEGs at an eighth of the scale, which still reads every byte."""
     from PIL import Image
 
     content = ""

@@ -140,9 +140,7 @@ class Trainer:
                 ) from error
             self._restore()
             self.lr_scale = 0.5
-            self.notes.append(
-                f"the loss was not finite in epoch {number + 1}: went back and halved the learning rate"
-            )
+            self.notes.append(f"the loss was not finite in epoch {number + 1}: went back and halved the rate")
             self.notify("warning", {"variant": self.variant, "message": self.notes[-1]})
             return
         shown = self.average or self.model
@@ -249,7 +247,7 @@ class Trainer:
         return torch.multinomial(each, len(each), replacement=True, generator=generator)
 
     def _set_mode(self, number: int) -> None:
-        """Train mode; while the backbone is frozen, only the head learns and BatchNorm keeps its statistics."""
+        """Train mode; while the backbone is frozen only the head learns, and BatchNorm is still."""
         self.model.train()
         if not self.head:
             return
@@ -308,7 +306,9 @@ class Trainer:
         """Go on from the checkpoint, if there is a good one of this very training."""
         state, problem = checkpoint.read(self.path, self.device)
         if problem:
-            message = f"the checkpoint of {self.variant} was damaged and set aside ({problem}); training starts over"
+            message = (
+                f"the checkpoint of {self.variant} was damaged ({problem}) and set aside; it starts over"
+            )
             self.notify("warning", {"variant": self.variant, "message": message})
         if state is None or state["identity"] != self.identity:
             return False
@@ -342,7 +342,7 @@ def evaluate(model: nn.Module, data: Dataset, split: str, dtype: torch.dtype | N
 
 
 def _floats(module: nn.Module) -> list[Tensor]:
-    """What an average follows: weights and BatchNorm statistics (the tensors themselves, in a fixed order)."""
+    """What an average follows: weights and BatchNorm statistics, the tensors themselves, in a fixed order."""
     return [t.detach() for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
 
 
@@ -354,10 +354,13 @@ def _optimizer(model: nn.Module, options: Training) -> torch.optim.Optimizer:
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    fused = (
+        not options.freeze_epochs
+    )  # fused SGD cannot take up parameters that were frozen at its first step
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=options.lr, fused=fused)
     nesterov = options.momentum > 0
-    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, fused=fused)
 
 
 def _mixed(seed: int, epoch: int) -> int:

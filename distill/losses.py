@@ -12,7 +12,7 @@ Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy weighted by ``(1 - p)**gamma`` (Lin et al., Focal Loss for Dense Object Detection, 2017)."""
+    """Cross-entropy weighted by ``(1 - p)**gamma`` (Lin et al., Focal Loss, 2017)."""
     from torch.nn import functional
 
     classes = logits.shape[1]
@@ -32,7 +32,7 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
 
 def class_weights(counts: Sequence[int]) -> list[float]:
-    """``n / (classes * count)``: every class weighs the same in sum (King and Zeng, 2001). Empty classes get 0."""
+    """``n / (classes * count)``: all classes weigh the same in sum (King and Zeng, 2001); empty ones 0."""
     present = [c for c in counts if c]
     return [sum(counts) / (len(present) * c) if c else 0.0 for c in counts]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ModelError, missing_extra, nearest
+from bench.errors import MissingError, ModelError, nearest
 from bench.types import Preprocess, to_json
 from distill import nets, weights
 
@@ -25,7 +25,7 @@ Widths = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model file says of itself. ``widths`` holds [in, out, groups] of the layers that differ from ``arch``'s own."""
+    """What a model file says of itself; ``widths``: [in, out, groups] of layers unlike ``arch``'s."""
 
     arch: str
     classes: int
@@ -85,7 +85,7 @@ def load_weights(module: nn.Module, path: Path, classes: int) -> tuple[str, ...]
 
 
 def head(module: nn.Module, classes: int) -> str:
-    """The name of the classifier: the last linear layer or convolution with ``classes`` outputs ("" if none)."""
+    """The classifier's name: that of the last linear layer or convolution with ``classes`` outputs, or ""."""
     from torch import nn
 
     names = [
@@ -101,7 +101,7 @@ def _timm(name: str, classes: int, channels: int, pretrained: bool) -> nn.Module
     try:
         import timm
     except ImportError as error:
-        raise missing_extra("timm", "all", f"The model timm:{name}") from error
+        raise MissingError(f"The model timm:{name} needs timm", todo="pip install timm") from error
     if not timm.is_model(name):
         raise ModelError(f"timm has no model {name!r}", todo=_nearest_of_many(name, timm.list_models()))
     try:
@@ -122,7 +122,7 @@ def _torchvision(
     try:
         import torchvision
     except ImportError as error:
-        raise missing_extra("torchvision", "all", f"The model torchvision:{name}") from error
+        raise MissingError(f"torchvision:{name} needs torchvision", todo="pip install torchvision") from error
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ModelError(f"torchvision has no classifier {name!r}", todo=_nearest_of_many(name, known))
@@ -326,7 +326,7 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def load(path: Path) -> tuple[nn.Module, ModelSpec]:
-    """Rebuild a model from its file, in eval mode on the CPU: its net, resized to the stored widths, and its tensors.
+    """Rebuild a model from its file, on the CPU, in eval mode: the net at the stored widths.
 
     Raises:
         ModelError: when the file is damaged or its net can no longer be built.
@@ -346,7 +346,7 @@ def load(path: Path) -> tuple[nn.Module, ModelSpec]:
 
 
 def count(module: nn.Module, preprocess: Preprocess) -> tuple[int, int]:
-    """(multiply-accumulates of one image, parameters); PyTorch's FLOP counter halved, so matrix products only.
+    """(multiply-accumulates of one image, parameters); half of what PyTorch's FLOP counter says.
 
     Raises:
         ModelError: when the model does not take such images or answer one row of logits.
@@ -355,15 +355,16 @@ def count(module: nn.Module, preprocess: Preprocess) -> tuple[int, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     was_training = module.training
+    channels, height, width = preprocess.channels, preprocess.height, preprocess.width
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    image = torch.zeros(1, preprocess.channels, preprocess.height, preprocess.width, device=device)
+    image = torch.zeros(1, channels, height, width, device=device)
     module.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             logits = module(image)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         raise ModelError(
-            f"The model cannot take images of {preprocess.channels} x {preprocess.height} x {preprocess.width}",
+            f"The model cannot take images of {channels} x {height} x {width}",
             " ".join(str(error).split())[:300],
             "Choose another image_size or model",
         ) from error

@@ -114,7 +114,7 @@ def _tiny(classes: int, channels: int, width: float) -> nn.Module:
 
 
 def _mobilenet(classes: int, channels: int, width: float) -> nn.Module:
-    """MobileNetV3-small (Howard et al. 2019) from torchvision, with a stem of stride 1 for images of 32 to 128 pixels."""
+    """torchvision's MobileNetV3-small (Howard et al. 2019) with a stem of stride 1, for 32 to 128 pixels."""
     from torch import nn
     from torchvision.models import mobilenet_v3_small
 

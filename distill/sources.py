@@ -49,7 +49,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a source. ``splits`` has ``train`` and whichever of validation and test the source defines."""
+    """All images of a source. ``splits``: ``train``, and whichever of validation and test it defines."""
 
     classes: tuple[str, ...]
     channels: int

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,20 +40,20 @@ def read(path: Path) -> dict[str, Tensor]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())
-        if "Unsupported" in reason or "GLOBAL" in reason or "weights_only" in reason.lower():
-            start = reason.find("WeightsUnpickler error:")
-            reason = reason[start:].split(" Please")[0][:300] if start >= 0 else reason[:300]
+    except Exception as error:  # torch's unpickler fails in many ways on bytes that are no pickle
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        if needed or "Can only" in str(error):
             raise ModelError(
-                f"{path} is a pickle that would run code when it is read, so it is refused", reason, CONVERT
+                f"{path} is a pickle that would run code when it is read, so it is refused",
+                f"it needs {needed[1]}" if needed else "objects other than tensors",
+                CONVERT,
             ) from error
-        raise ModelError(f"{path} is damaged", reason[:300], "Copy or make it again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"{path} is damaged", str(error).splitlines()[0][:300], "Copy or make it again"
-        ) from error
+        raise ModelError(f"{path} is damaged", _first_line(error), "Copy or make it again") from error
     return _tensors(state, path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -90,7 +89,7 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
 
 
 def put(module: nn.Module, tensors: Mapping[str, Tensor], head: str, source: str) -> tuple[str, ...]:
-    """Copy ``tensors`` into ``module``. A classifier (``head``) of another size is left as it is, with a note.
+    """Copy ``tensors`` into ``module``; a classifier (``head``) of another size is left out, with a note.
 
     Raises:
         ModelError: naming the tensors that are missing, unknown or of another shape.

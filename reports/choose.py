@@ -14,14 +14,32 @@ from bench.errors import NothingFitsError, UsageError, nearest
 from bench.types import SCHEMA, Json, Quantity
 from reports import rows as model
 from reports import tables, text, verdicts
-from reports.limits import Constraints, Limit, drop, parse_quantity, percent, points_text, validation
+from reports.limits import (
+    Constraints,
+    Limit,
+    drop,
+    parse_constraints,
+    parse_quantity,
+    percent,
+    points_text,
+    validation,
+)
 from reports.limits import limits as active_limits
 from reports.rows import Predictions, Row
 
 if TYPE_CHECKING:
     from bench.store import RunData
 
-__all__ = ["OBJECTIVES", "Choice", "Constraints", "choice_json", "choose", "parse_quantity", "render_choice"]
+__all__ = [
+    "OBJECTIVES",
+    "Choice",
+    "Constraints",
+    "choice_json",
+    "choose",
+    "parse_constraints",
+    "parse_quantity",
+    "render_choice",
+]
 
 OBJECTIVES: dict[str, tuple[str, bool]] = {
     "latency": ("latency_ms", True),
@@ -62,13 +80,14 @@ def _refusals(row: Row, limits: list[Limit], objective: str) -> list[str]:
     """Why ``row`` cannot be chosen; empty when it can."""
     if row.status == "failed":
         return [f"failed: {row.reason or 'no reason recorded'}"]
-    reasons = []
     needs = [(limit.name, limit.read(row)) for limit in limits] + [
         (objective, _objective_quantity(row, objective))
     ]
+    missing: dict[str, list[str]] = {}
     for name, quantity in dict(needs).items():
         if quantity.value is None:
-            reasons.append(f"no {name} measurement: {quantity.reason or row.reason or 'not recorded'}")
+            missing.setdefault(quantity.reason or row.reason or "not recorded", []).append(name)
+    reasons = [f"no {' or '.join(names)} measurement: {why}" for why, names in missing.items()]
     for limit in limits:
         quantity = limit.read(row)
         if quantity.value is not None and not limit.allows(quantity.value):
@@ -130,7 +149,7 @@ def _warnings(row: Row, limits: list[Limit], objective: str) -> list[str]:
     missing = row.metrics["val_accuracy"]
     if missing.value is None and any("accuracy" in name for name in needs):
         found.append(
-            f"no validation accuracy ({missing.reason}): the test set was used and no longer tests this choice"
+            f"no validation accuracy ({missing.reason}): the test set was used and cannot test this choice"
         )
     return found
 
@@ -172,14 +191,15 @@ def choose(
     runtime: str | None = None,
     host: str | None = None,
     batch: int | None = None,
+    items: list[Row] | None = None,
 ) -> Choice:
     """The cell that is best at ``objective`` among those that satisfy ``constraints``.
 
     A limit is judged on the value; an interval that crosses it is a warning. Where the objective cannot
     tell cells apart (see :mod:`reports.verdicts`), the smallest artifact wins, and of those equally small
-    (within SAME_SIZE) the most accurate. Only one
-    host and one batch size are compared with each other: ``host`` defaults to the run's target if it has
-    the numbers, else ``local``; ``batch`` to the smallest.
+    (within SAME_SIZE) the most accurate. Only cells of one host and one batch size are compared:
+    ``host`` defaults to the run's target if it has the numbers, else ``local``; ``batch`` to the smallest.
+    ``items`` are the run's rows, for a caller that has them already.
 
     Raises:
         UsageError: unknown objective, runtime, host or batch.
@@ -187,7 +207,7 @@ def choose(
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"there is no objective {objective!r}", todo=nearest(objective, OBJECTIVES))
-    items = model.rows(run)
+    items = model.rows(run) if items is None else items
     if not items:
         raise NothingFitsError("the run has no measured cells", todo="Finish it with: bench run")
     limits = list(active_limits(constraints))

@@ -77,6 +77,29 @@ class Constraints:
     max_drop: float | None = None
 
 
+def parse_constraints(
+    max_latency: str | None = None,
+    max_size: str | None = None,
+    max_memory: str | None = None,
+    max_energy: str | None = None,
+    min_accuracy: str | None = None,
+    max_drop: str | None = None,
+) -> Constraints:
+    """Constraints from limits as typed; None is no limit. Raises UsageError as :func:`parse_quantity`."""
+
+    def read(value: str | None, kind: str) -> float | None:
+        return None if value is None else parse_quantity(value, kind)
+
+    return Constraints(
+        max_latency_ms=read(max_latency, "latency"),
+        max_size_bytes=read(max_size, "size"),
+        max_memory_mb=read(max_memory, "memory"),
+        max_energy_mj=read(max_energy, "energy"),
+        min_accuracy=read(min_accuracy, "accuracy"),
+        max_drop=read(max_drop, "drop"),
+    )
+
+
 @dataclass(frozen=True)
 class Limit:
     """One active constraint. ``read`` gives the quantity of a row; ``less`` is better when true."""

@@ -29,10 +29,11 @@ PALETTE = (
 """Ten colours that keep apart on white, on near-black and for most colour-blind readers."""
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "x")
+_AROUND = ("top right", "bottom right")
 _PATTERNS = {"measured": "", "estimated": "/", "predicted": "x"}
 AXES = {
     "latency_ms": "latency (ms)",
-    "size_bytes": "size of the artifact (bytes)",
+    "size_bytes": "size of the artifact (kB)",
     "memory_mb": "memory above the runtime's own (MB)",
     "energy_mj": "energy for one image (mJ)",
 }
@@ -57,7 +58,9 @@ def _layout(figure: go.Figure, height: int, **axes: Any) -> go.Figure:
 
 
 def _errors(quantities: list[Quantity], scale: float = 1.0) -> Json:
-    """Plotly error bars from intervals; rows without one get none."""
+    """Plotly error bars from intervals; nothing when no value has one."""
+    if all(q.low is None for q in quantities):
+        return {"visible": False}
     up = [0.0 if q.high is None or q.value is None else (q.high - q.value) * scale for q in quantities]
     down = [0.0 if q.low is None or q.value is None else (q.value - q.low) * scale for q in quantities]
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 2}
@@ -80,14 +83,14 @@ def _hover(row: Row) -> str:
 
 
 def tradeoff(items: list[Row], order: dict[str, int]) -> go.Figure | None:
-    """Accuracy against latency (log) for one setting, with error bars and the Pareto front; None without points."""
+    """Accuracy against latency (log) for one setting, with intervals and the Pareto front; None if empty."""
     import plotly.graph_objects as go
 
     shown = [r for r in items if r.metrics["latency_ms"].value and r.metrics["accuracy"].value is not None]
     if not shown:
         return None
     figure, front = go.Figure(), model.pareto(shown)
-    on_front = {id(row) for row in front}
+    on_front = {id(row): place for place, row in enumerate(front)}
     figure.add_trace(
         go.Scatter(
             x=[r.metrics["latency_ms"].value for r in front],
@@ -115,7 +118,7 @@ def tradeoff(items: list[Row], order: dict[str, int]) -> go.Figure | None:
                 mode="markers+text",
                 marker={"size": 10, "color": colour, "symbol": [symbol + "-open" * h for h in hollow]},
                 text=[_escape(r.cell.variant) if id(r) in on_front else "" for r in points],
-                textposition="bottom right",
+                textposition=[_AROUND[on_front.get(id(r), 0) % len(_AROUND)] for r in points],
                 textfont={"size": 11},
                 hovertext=[_hover(r) for r in points],
                 hoverinfo="text",
@@ -141,6 +144,7 @@ def bars(items: list[Row], metric: str, order: dict[str, int]) -> go.Figure | No
     if not shown:
         return None
     figure = go.Figure()
+    scale = 1e-3 if metric == "size_bytes" else 1.0
     variants = list(dict.fromkeys(_escape(r.cell.variant) for r in shown))
     for runtime, place in order.items():
         rows = [r for r in shown if r.cell.runtime == runtime]
@@ -152,16 +156,21 @@ def bars(items: list[Row], metric: str, order: dict[str, int]) -> go.Figure | No
         figure.add_trace(
             go.Bar(
                 y=[_escape(r.cell.variant) for r in rows],
-                x=[q.value for q in quantities],
-                error_x={**_errors(quantities), "color": "#8a8f98"},
+                x=[(q.value or 0.0) * scale for q in quantities],
+                error_x=_errors(quantities, scale) | {"color": "#8a8f98"},
                 orientation="h",
                 name=_escape(runtime),
                 marker={
                     "color": PALETTE[place % len(PALETTE)],
-                    "pattern": {"shape": [_PATTERNS[q.provenance or "measured"] for q in quantities]},
+                    "pattern": {
+                        "shape": [_PATTERNS[q.provenance or "measured"] for q in quantities],
+                        "fillmode": "overlay",
+                        "size": 7,
+                    },
                 },
                 hovertext=[
-                    f"{_escape(r.cell.variant)}, {_escape(runtime)}: {s}" for r, s in zip(rows, labels)
+                    f"{_escape(r.cell.variant)}, {_escape(runtime)}: {s}"
+                    for r, s in zip(rows, labels, strict=True)
                 ],
                 hoverinfo="text",
             )
@@ -178,7 +187,7 @@ def bars(items: list[Row], metric: str, order: dict[str, int]) -> go.Figure | No
 
 
 def curves(variants: dict[str, Json], column: str) -> go.Figure | None:
-    """``val_accuracy``, ``val_loss`` or ``train_loss`` by epoch of every trained variant; a star at the kept epoch."""
+    """``val_accuracy``, ``val_loss`` or ``train_loss`` by epoch of trained variants; a star: the one kept."""
     import plotly.graph_objects as go
 
     trained = [

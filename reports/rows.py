@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import stats
+from bench.errors import StoreError
 from bench.types import Cell, Json, Provenance, Quantity
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ class Row:
 
     @property
     def has_values(self) -> bool:
-        """Whether anything but a reason is known."""
-        return any(q.value is not None for q in self.metrics.values())
+        """Whether anything worth a line of a table is known: MACs and parameters alone are not."""
+        names = ("accuracy", "latency_ms", "size_bytes", "memory_mb", "energy_mj")
+        return any(self.metrics[name].value is not None for name in names)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Predictions:
     def __init__(self, run: RunData) -> None:
         self._run = run
         self._cache: dict[tuple[str, str], Any] = {}
+        self._changes: dict[tuple[str, str, str], Quantity] = {}
 
     def _load(self, sha256: str, split: str) -> tuple[NDArray[np.bool_], NDArray[Any]] | str:
         """(which images were right, their labels), or why they cannot be read."""
@@ -109,7 +112,7 @@ class Predictions:
                 with np.load(self._run.object_path(sha256), allow_pickle=False) as archive:
                     truth = archive[f"{_PREFIX[split]}_true"]
                     self._cache[key] = (archive[f"{_PREFIX[split]}_pred"] == truth, truth)
-            except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            except (StoreError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
                 self._cache[key] = f"the stored predictions cannot be read ({type(error).__name__})"
         return self._cache[key]  # type: ignore[no-any-return]
 
@@ -119,7 +122,13 @@ class Predictions:
         if not all(names):
             whose = "the reference" if not names[0] else "this cell"
             return Quantity.missing(f"no predictions were stored for {whose}")
-        left, right = self._load(str(names[0]), split), self._load(str(names[1]), split)
+        key = (str(names[0]), str(names[1]), split)
+        if key not in self._changes:  # batch sizes and thread counts share predictions
+            self._changes[key] = self._compare(*key)
+        return self._changes[key]
+
+    def _compare(self, base: str, other: str, split: str) -> Quantity:
+        left, right = self._load(base, split), self._load(other, split)
         if isinstance(left, str):
             return Quantity.missing(left)
         if isinstance(right, str):

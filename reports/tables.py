@@ -48,7 +48,7 @@ def _against(row: Row, name: str, style: str = "plain") -> str:
 
 
 def columns(style: str) -> list[Column]:
-    """The numeric columns in the style ``interval`` (``1.83 [1.81, 1.86]``), ``±`` (``1.83±0.03``) or ``short``."""
+    """The numeric columns as ``interval`` (``1.83 [1.81, 1.86]``), ``±`` (``1.83±0.03``) or ``short``."""
     show = {"interval": text.interval, "±": text.plus_minus, "short": text.percent_arm}[style]
     wide = style == "interval"
     return [

@@ -9,14 +9,14 @@ from bench.types import Quantity
 MARKS = {"measured": "", "estimated": "~", "predicted": "*"}
 MISSING = "–"
 LEGEND = (
-    "no mark: measured on that machine   ~: estimated by a model of this machine   "
-    "*: predicted, the device was not there   –: missing, the reason is below"
+    "No mark: measured on that machine; ~ estimated by a model of this machine; "
+    "* predicted, the device was not there; – missing, the reason is given below."
 )
 INTERVAL_NOTE = (
     'Intervals are 95%. Those of latency and of "faster" cover the variation inside one process only; '
     "two processes can differ by more. Accuracy changes compare the same test images in pairs."
 )
-SPLIT_NOTE = "Accuracy here is of the test set; `bench choose` decides on the validation set."
+SPLIT_NOTE = "Accuracy here is of the test set; bench choose decides on the validation set."
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _COUNTS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 

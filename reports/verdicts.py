@@ -99,7 +99,8 @@ def _cause(row: Row, base: Row, what: str) -> str:
     machine = json.dumps(row.record.get("environment") or {}, default=str).lower()
     if what == "int8" and any(s in machine for s in _SIMD) and not any(s in machine for s in _INT8_DOT):
         return "this CPU has no int8 dot-product instructions (VNNI, AMX or dotprod)"
-    if what in ("fp16", "bf16") and row.cell.host == "local":
+    has_gpu = bool((row.record.get("environment") or {}).get("gpus"))
+    if what in ("fp16", "bf16") and row.cell.host == "local" and not has_gpu:
         return f"this CPU path stores {what} and may compute in fp32"
     latency, before = row.metrics["latency_ms"].value, base.metrics["latency_ms"].value
     if latency is not None and before is not None and min(latency, before) < _TINY_MS:
@@ -132,15 +133,9 @@ def _named(items: list[Verdict]) -> str:
     return ", ".join(f"{v.row.cell.variant} {text.ratio(v.ratio, 'interval')}" for v in items)
 
 
-def _group_line(what: str, where: str, group: list[Verdict]) -> str:
-    """One sentence about one kind of change at one place."""
+def _no_win(what: str, where: str, group: list[Verdict]) -> str:
+    """One sentence about one kind of change at one place where not everything became faster."""
     wins = [v for v in group if v.win]
-    head = f"{what} on {where}"
-    if len(wins) == len(group):
-        values = sorted(v.ratio.value or 0.0 for v in wins)
-        marks = text.mark(Quantity(1.0, provenance=model.weakest(*(v.ratio for v in wins))))
-        spread = " to ".join(dict.fromkeys(f"{value:.2f}x" for value in (values[0], values[-1])))
-        return f"{head}: faster in {len(wins)} of {len(group)}, {marks}{spread}."
     parts = [f"faster: {_named(wins)}"] if wins else []
     for said in ("no measurable difference", "slower"):
         some = [v for v in group if v.outcome == said]
@@ -148,12 +143,19 @@ def _group_line(what: str, where: str, group: list[Verdict]) -> str:
             parts.append(f"{said}: {_named(some)}")
     causes = "; ".join(dict.fromkeys(v.cause for v in group if v.cause))
     title = "no win" if not wins else f"a win in {len(wins)} of {len(group)}"
-    line = f"{head}: {title}. " + "; ".join(parts) + "."
+    line = f"{what} on {where}: {title} ({'; '.join(parts)})."
     return line + (f" Likely cause: {causes}." if causes else "")
 
 
+def _win(where: str, group: list[Verdict]) -> str:
+    """``litert 3.15x to 3.17x``: the range of one kind of change that won everywhere at one place."""
+    values = sorted(v.ratio.value or 0.0 for v in group)
+    mark = text.mark(Quantity(1.0, provenance=model.weakest(*(v.ratio for v in group))))
+    return f"{where} {mark}" + " to ".join(dict.fromkeys(f"{v:.2f}x" for v in (values[0], values[-1])))
+
+
 def lines(found: list[Verdict]) -> list[str]:
-    """Sentences, no-wins first, one for each kind of change and place."""
+    """Sentences: each kind of change and place without a full win, then one for the wins of each kind."""
     settings = {v.row.setting for v in found}
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in found:
@@ -161,8 +163,15 @@ def lines(found: list[Verdict]) -> list[str]:
         if len(settings) > 1:
             where += f" ({model.setting_title(verdict.row.setting)})"
         groups.setdefault((verdict.change, where), []).append(verdict)
-    ordered = sorted(groups.items(), key=lambda item: sum(v.win for v in item[1]) / len(item[1]))
-    return [_group_line(what, where, group) for (what, where), group in ordered]
+    lost: list[tuple[int, str]] = []
+    won: dict[str, list[str]] = {}
+    for (what, where), group in groups.items():
+        if all(v.win for v in group):
+            won.setdefault(what, []).append(_win(where, group))
+        else:
+            lost.append((sum(v.win for v in group), _no_win(what, where, group)))
+    ordered = [line for _, line in sorted(lost, key=lambda item: item[0])]
+    return ordered + [f"{what}: faster on {', '.join(places)}." for what, places in won.items()]
 
 
 def collapses(items: list[Row]) -> list[str]:

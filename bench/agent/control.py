@@ -28,6 +28,14 @@ def proportional_set_kb() -> Optional[int]:
     return None
 
 
+def os_threads() -> Optional[int]:
+    """Threads of this process, the one that listens included, or None where the system does not say."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return None
+
+
 class Events:
     """Takes stdout for events; what else is written to stdout goes to stderr from now on."""
 

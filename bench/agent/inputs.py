@@ -52,7 +52,7 @@ def random_values(spec: Json, batch: int) -> np.ndarray:
     """Seeded standard normal values in the shape of the input, for an artifact without preprocessing."""
     shape = [batch, *spec["shape"][1:]]
     if any(d is None for d in shape):
-        raise Refused("the input's shape {} is free beyond the batch; describe it".format(spec["shape"]))
+        raise Refused(f"the input's shape {spec['shape']} is free beyond the batch; describe it")
     return np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
 
 
@@ -72,9 +72,7 @@ def check_images(images: np.ndarray, preprocess: Optional[Json]) -> None:
 def to_input(images: np.ndarray, preprocess: Json, spec: Json) -> np.ndarray:
     """uint8 (n, H, W, C) to the input's layout and dtype: ``(x / 255 - mean) / std``, then quantised."""
     if not spec["layout"]:
-        raise Refused(
-            "cannot tell the channels' axis of an input of shape {}; describe it".format(spec["shape"])
-        )
+        raise Refused(f"cannot tell the channels' axis of an input of shape {spec['shape']}; describe it")
     mean, std = (np.asarray(preprocess[k], dtype=np.float32) for k in ("mean", "std"))
     values: np.ndarray = (images.astype(np.float32) / np.float32(255.0) - mean) / std
     if spec["layout"] == "NCHW":

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
     Floats = Sequence[float] | NDArray[np.float64]
 
-METRICS = ["latency_ms", "p90_ms", "p95_ms", "p99_ms", "throughput_ips", "first_call_ms", "load_ms", "memory_mb", "energy_mj", "size_bytes"]
+METRICS = [
+    "latency_ms",
+    "p90_ms",
+    "p95_ms",
+    "p99_ms",
+    "throughput_ips",
+    "first_call_ms",
+    "load_ms",
+    "memory_mb",
+    "energy_mj",
+    "size_bytes",
+]
 """The metrics every measured cell has, present or missing."""
 UNITS = {name: unit for name in METRICS for end, unit in (("_ms", "ms"), ("_ips", "images/s"), ("_mb", "MB"),
          ("_mj", "mJ/image"), ("_bytes", "bytes")) if name.endswith(end)}  # fmt: skip

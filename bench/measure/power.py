@@ -78,8 +78,8 @@ class CodeCarbon:
     def prepare(self) -> None:
         if self._tracker is not None or not self.probe().available:
             return
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         tracker: Any = importlib.import_module("codecarbon").OfflineEmissionsTracker
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # the import sets it to INFO
         # False, not None: None would let the person's configuration file decide.
         self._tracker = tracker(
             country_iso_code="FRA",
@@ -148,8 +148,18 @@ class CodeCarbon:
         return "estimated", f"codecarbon, unknown hardware mode; {scope}the model's error is unknown"
 
 
+def open_source() -> EnergySource:
+    """The best energy source of this machine; without any, one whose readings are missing with the reason."""
+    return CodeCarbon()
+
+
 def per_image(window: Quantity, images: int) -> Quantity:
     """Energy per image in mJ from a window's joules; missing stays missing, with its reason."""
     if window.value is None:
         return Quantity.missing(window.reason, PER_IMAGE)
     return replace(window, value=window.value * 1e3 / images, unit=PER_IMAGE, n=images)
+
+
+def open_source() -> EnergySource:
+    """The best energy source of this machine. Close it when done."""
+    return CodeCarbon()

@@ -60,7 +60,7 @@ class Worker:
     def __init__(self, host: Host, runtime: str, threads: int = 1) -> None:
         self.runtime, self.threads = runtime, threads
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
-        self._buffer = b""
+        self._buffer, self._ready = b"", False
         argv = [sys.executable, "-m", "bench.agent", "-", runtime]
         self._process: subprocess.Popen[bytes] = host.start(argv, environment(threads), self._stderr)
 
@@ -82,9 +82,10 @@ class Worker:
 
     def close(self) -> None:
         """End the process group, whatever it is doing, and wait until it is gone."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -92,8 +93,11 @@ class Worker:
 
     def ready(self) -> None:
         """Wait until the runtime is imported. Raises WorkerError when it cannot be."""
+        if self._ready:
+            return
         for event in self._events(IMPORT_TIMEOUT):
             if event["event"] == "phase" and event["name"] == "ready":
+                self._ready = True
                 return
         raise self._ended()
 

@@ -1,0 +1,13 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tiny import Tiny, make
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """One small network in every format, made once per session."""
+    return make(tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,214 @@
+"""One suite that every runtime passes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.errors import UsageError, WorkerError
+from bench.hosts import open_host
+from bench.measure.latency import METRICS
+from bench.runtimes import get, names
+from bench.runtimes.base import WorkerResult
+from tests.tiny import CLASSES, IMAGES, QUICK, Tiny
+
+HOST = open_host("local")
+
+
+def quiet(event: str, details: dict) -> None:
+    """A caller who does not want to hear of progress."""
+
+
+@pytest.fixture(params=names(), scope="module")
+def runtime(request: pytest.FixtureRequest):
+    found = get(request.param)
+    probe = found.probe(HOST)
+    if not probe.available:
+        pytest.skip(f"{probe.reason}. {probe.remedy}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def measured(runtime, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[WorkerResult, list]:
+    """One cell measured to its end, and what it reported on the way."""
+    heard: list = []
+    job = tiny.job(runtime.format, tmp_path_factory.mktemp("cell"))
+    result = runtime.measure(job, HOST, lambda event, details: heard.append((event, details)))
+    return result, heard
+
+
+def test_the_probe_names_a_version_and_the_cpu(runtime) -> None:
+    probe = runtime.probe(HOST)
+    assert probe.available and probe.version[0].isdigit()
+    assert probe.devices[0] == "cpu" and not probe.reason
+
+
+def test_probing_imports_no_runtime() -> None:
+    code = (
+        "import sys; from bench.runtimes import get, names; from bench.hosts import open_host\n"
+        "[get(n).probe(open_host('local')) for n in names()]\n"
+        "print([m for m in ('torch', 'onnxruntime', 'ai_edge_litert', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_package_is_a_reason_and_a_remedy(runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    probe = runtime.probe(HOST)
+    assert not probe.available and "not installed" in probe.reason and "pip install" in probe.remedy
+
+
+def test_logits_are_those_of_the_parent(measured, tiny: Tiny) -> None:
+    result, _ = measured
+    assert result.status == "ok", result.reason
+    logits = np.load(result.outputs)
+    assert logits.dtype == np.float32 and logits.shape == (IMAGES, CLASSES)
+    np.testing.assert_allclose(logits, tiny.logits, atol=1e-4)
+
+
+def test_every_metric_is_there_or_says_why_not(measured) -> None:
+    result, _ = measured
+    assert tuple(result.metrics) == tuple(METRICS)
+    for name, quantity in result.metrics.items():
+        if quantity.value is None:
+            assert quantity.reason, name
+        else:
+            assert quantity.value > 0 and quantity.provenance and quantity.method, name
+    for name in ("latency_ms", "throughput_ips", "first_call_ms", "load_ms", "memory_mb", "size_bytes"):
+        assert result.metrics[name].value is not None, result.metrics[name].reason
+    assert result.metrics["energy_mj"].value is None
+
+
+def test_raw_samples_are_kept_and_give_the_latency(measured) -> None:
+    result, _ = measured
+    samples = np.load(result.samples)
+    latency = result.metrics["latency_ms"]
+    assert samples.dtype == np.float64 and latency.n == len(samples) >= QUICK.min_runs
+    assert latency.value == pytest.approx(np.median(samples) * 1e3)
+    assert latency.low <= latency.value <= latency.high
+    assert len(np.load(result.warmup)) > 0
+    assert result.stopped in ("interval", "cap")
+
+
+def test_phases_are_told_and_timed(measured) -> None:
+    result, heard = measured
+    phases = [details["name"] for event, details in heard if event == "phase"]
+    assert phases == ["inputs", "load", "first", "warmup", "steady", "settled", "predict"]
+    assert {"start", "load", "first", "warmup", "steady", "predict", "total"} <= set(result.seconds)
+    assert result.seconds["total"] >= sum(v for k, v in result.seconds.items() if k != "total") * 0.9
+    assert result.runtime["version"] and result.runtime["copies"]
+
+
+def test_batch_and_threads_are_honoured(runtime, tiny: Tiny, tmp_path: Path) -> None:
+    job = tiny.job(runtime.format, tmp_path, batch=4, threads=2)
+    result = runtime.measure(job, HOST, quiet)
+    assert result.status == "ok", result.reason
+    latency, throughput = result.metrics["latency_ms"], result.metrics["throughput_ips"]
+    assert throughput.value == pytest.approx(4e3 / latency.value)
+    # Our listening thread and the caller's are two; a second compute thread makes three.
+    assert result.runtime.get("threads") == 2 or result.runtime["os_threads"] >= 3
+    np.testing.assert_allclose(np.load(result.outputs), tiny.logits, atol=1e-4)
+
+
+def test_a_corrupt_artifact_fails_with_a_reason(runtime, tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / f"corrupt.{runtime.format}"
+    path.write_bytes(b"not a model" * 100)
+    result = runtime.measure(tiny.job(runtime.format, tmp_path / "out", path=path), HOST, quiet)
+    assert result.status == "failed"
+    assert result.reason.startswith("load: ") and "Traceback" not in result.reason
+    assert result.metrics["latency_ms"].value is None and result.metrics["latency_ms"].reason == result.reason
+
+
+def test_a_missing_file_fails_with_a_reason(runtime, tiny: Tiny, tmp_path: Path) -> None:
+    job = tiny.job(runtime.format, tmp_path, path=tmp_path / "gone.bin")
+    result = runtime.measure(job, HOST, quiet)
+    assert result.status == "failed" and "there is no file gone.bin" in result.reason
+
+
+def test_a_wrong_input_shape_fails_with_a_reason(runtime, tiny: Tiny, tmp_path: Path) -> None:
+    artifact = tiny.artifact(runtime.format)
+    spec = artifact.inputs[0]
+    wrong = replace(spec, shape=tuple(32 if d == 12 else d for d in spec.shape))
+    job = tiny.job(runtime.format, tmp_path, artifact=replace(artifact, inputs=(wrong,)))
+    result = runtime.measure(job, HOST, quiet)
+    assert result.status == "failed" and "description says" in result.reason and "32" in result.reason
+
+
+def test_a_crash_costs_one_cell(runtime, tiny: Tiny, tmp_path: Path) -> None:
+    worker = runtime.start(HOST)
+
+    def crash(event: str, details: dict) -> None:
+        if details.get("name") == "warmup":
+            os.kill(worker.pid, signal.SIGSEGV)
+
+    with pytest.raises(WorkerError, match="SIGSEGV"):
+        runtime.measure(tiny.job(runtime.format, tmp_path), HOST, crash, worker=worker)
+    assert not worker.alive
+
+
+def test_a_hang_is_ended(runtime, tiny: Tiny, tmp_path: Path) -> None:
+    worker = runtime.start(HOST)
+
+    def hang(event: str, details: dict) -> None:
+        if details.get("name") == "warmup":
+            os.kill(worker.pid, signal.SIGSTOP)
+
+    job = tiny.job(runtime.format, tmp_path, protocol=replace(QUICK, timeout_seconds=1.0))
+    worker.ready()
+    with pytest.raises(WorkerError, match="silent for 1 s"):
+        runtime.measure(job, HOST, hang, worker=worker)
+    assert not worker.alive
+
+
+def test_refusals_are_reasons(runtime) -> None:
+    environment = {"cpu": {"arch": "x86_64", "features": ["avx2"]}}
+    assert runtime.refuse("fp32", environment) == ""
+    assert "fp4" in runtime.refuse("fp4", environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "device", "runs"),
+    [
+        ("onnxruntime", "int8", "cpu", True),
+        ("onnxruntime", "fp16", "cpu", False),
+        ("onnxruntime", "fp16", "cuda", True),
+        ("onnxruntime", "bf16", "cpu", False),
+        ("litert", "int8", "cpu", True),
+        ("litert", "fp16", "cpu", True),
+        ("litert", "bf16", "cpu", False),
+        ("torch", "bf16", "cpu", True),
+        ("torch", "fp16", "cpu", False),
+        ("torch", "fp16", "cuda", True),
+        ("torch", "int8", "cpu", False),
+    ],
+)
+def test_precisions(name: str, precision: str, device: str, runs: bool) -> None:
+    assert (get(name).refuse(precision, {}, device) == "") is runs
+
+
+@pytest.mark.parametrize(
+    ("arch", "features", "scheme"),
+    [
+        ("x86_64", ["avx2"], "u8s8-7bit"),
+        ("x86_64", ["avx2", "avx_vnni"], "u8s8"),
+        ("x86_64", ["avx512f", "avx512_vnni"], "u8s8"),
+        ("aarch64", ["asimd"], "u8s8"),
+    ],
+)
+def test_the_int8_scheme_follows_the_cpu(arch: str, features: list, scheme: str) -> None:
+    environment = {"cpu": {"arch": arch, "features": features}}
+    assert get("onnxruntime").int8_scheme(environment) == scheme
+    assert get("litert").int8_scheme(environment) == "litert"
+
+
+def test_an_unknown_runtime_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="onnxruntime"):
+        get("onnxruntme")

@@ -1,0 +1,408 @@
+"""Splits, bad data, decoding and preprocessing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.errors import ConfigError, DataError, UsageError
+from bench.types import DataOptions
+from distill import augment, data, folders, sources
+from distill.sources import Listing, Sample
+
+REAL = Path(os.environ.get("EDGEFIT_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+needs_real = pytest.mark.skipif(
+    not (REAL / "clothing").is_dir(),
+    reason="no real images: set EDGEFIT_TEST_DATA to the folder that has clothing/",
+)
+
+
+def picture(path: Path, seed: int, mode: str = "RGB", size: tuple[int, int] = (12, 10)) -> Path:
+    """A small random image; the seed makes its content unique."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def flat(root: Path, counts: dict[str, int], mode: str = "RGB", first: int = 0) -> Path:
+    for number, (name, count) in enumerate(counts.items()):
+        for i in range(count):
+            picture(root / name / f"{i:03}.png", first + 1000 * number + i, mode)
+    return root
+
+
+def options(root: Path, tmp_path: Path, **more: object) -> DataOptions:
+    return DataOptions(spec=f"folder:{root}", root=str(tmp_path / "root"), **{"image_size": 8, **more})  # type: ignore[arg-type]
+
+
+def test_digits_split_is_disjoint_seeded_and_needs_no_torch(tmp_path: Path) -> None:
+    one = data.index(DataOptions(root=str(tmp_path)), 0)
+    assert one.counts == {"train": 1134, "validation": 179, "calibration": 125, "test": 359}
+    assert sum(one.counts.values()) == 1797
+    assert (one.channels, one.native_size, one.size, len(one.classes)) == (1, (8, 8), (8, 8), 10)
+    keys = [s.key for samples in one.samples.values() for s in samples]
+    assert len(set(keys)) == 1797
+    assert data.index(DataOptions(root=str(tmp_path)), 0) == one
+    other = data.index(DataOptions(root=str(tmp_path)), 1)
+    assert other.digest != one.digest
+    assert other.samples["test"] != one.samples["test"]
+    code = "import sys; from distill import data; from bench.types import DataOptions; data.index(DataOptions(), 0); "
+    code += "assert not {'torch', 'sklearn', 'torchvision'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_digits_pixels_are_scaled_to_the_whole_range_and_normalised(tmp_path: Path) -> None:
+    loaded = data.load(data.index(DataOptions(root=str(tmp_path)), 0))
+    train = loaded.images["train"]
+    assert train.shape == (1134, 1, 8, 8)
+    assert (int(train.min()), int(train.max())) == (0, 255)
+    normal = loaded.normalise(train)
+    assert abs(float(normal.mean())) < 1e-3
+    assert abs(float(normal.std()) - 1) < 1e-2
+    pre = loaded.preprocess
+    by_hand = (train[3].float() / 255 - pre.mean[0]) / pre.std[0]
+    np.testing.assert_allclose(normal[3].numpy(), by_hand.numpy(), atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(4, 60), min_size=2, max_size=6),
+    calibration=st.integers(1, 50),
+    seed=st.integers(0, 5),
+    official=st.sampled_from([(), ("test",), ("validation",), ("validation", "test")]),
+    copies=st.integers(0, 3),
+)
+def test_any_split_is_disjoint_stratified_and_complete(
+    sizes: list[int], calibration: int, seed: int, official: tuple[str, ...], copies: int
+) -> None:
+    def samples(split: str) -> list[Sample]:
+        return [
+            Sample(f"{split}/{c}/{i}", c, f"{split}{c}-{i}") for c, n in enumerate(sizes) for i in range(n)
+        ]
+
+    given_splits = {name: samples(name) for name in ("train", *official)}
+    for name in official[:1]:  # train repeats some images of an official split
+        given_splits["train"] += [
+            Sample(f"copy/{i}", s.label, s.content) for i, s in enumerate(given_splits[name][:copies])
+        ]
+    listed = Listing(tuple(map(str, range(len(sizes)))), 3, (8, 8), given_splits)
+    splits, notes = data.split(listed, calibration, seed)
+    contents = [{s.content for s in splits[name]} for name in data.SPLITS]
+    assert sum(len(c) for c in contents) == len(set().union(*contents))
+    for name in data.SPLITS:
+        if name != "calibration":
+            assert {s.label for s in splits[name]} == set(range(len(sizes)))
+    for name in official:
+        assert splits[name] == given_splits[name]
+    trainable = len(splits["train"]) + len(splits["calibration"])
+    assert 1 <= len(splits["calibration"]) <= min(calibration, max(trainable // 10, len(sizes)))
+    dropped = min(copies, len(given_splits[official[0]])) if official else 0
+    assert any(f"{dropped} images of train" in n for n in notes) == bool(dropped)
+    assert data.split(listed, calibration, seed) == (splits, notes)
+
+
+def test_missing_splits_are_cut_by_class_and_renaming_the_folder_keeps_the_digest(tmp_path: Path) -> None:
+    root = flat(tmp_path / "a", {"cat": 30, "dog": 50})
+    one = data.index(options(root, tmp_path), 0)
+    assert one.per_class["test"] == (6, 10)
+    assert one.per_class["validation"] == (3, 5)
+    assert one.notes == ()
+    root.rename(tmp_path / "b")
+    assert data.index(options(tmp_path / "b", tmp_path), 0).digest == one.digest
+    assert data.index(options(tmp_path / "b", tmp_path, image_size=9), 0).digest != one.digest
+    picture(tmp_path / "b" / "cat" / "000.png", 99)
+    assert data.index(options(tmp_path / "b", tmp_path), 0).digest != one.digest
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "Val"])
+def test_official_splits_are_kept_and_copies_leave_train(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "d"
+    flat(root / "train", {"a": 20, "b": 20})
+    flat(root / name, {"a": 4, "b": 4}, first=100)
+    flat(root / "test", {"a": 5, "b": 5}, first=200)
+    (root / "train" / "a" / "copy.png").write_bytes((root / "test" / "a" / "000.png").read_bytes())
+    one = data.index(options(root, tmp_path), 0)
+    assert (one.counts["validation"], one.counts["test"]) == (8, 10)
+    assert one.counts["train"] + one.counts["calibration"] == 40
+    assert one.notes == ("1 images of train are also in validation or test and were dropped from train",)
+    assert json.loads(json.dumps(one.to_json()))["counts"]["test"] == 10
+
+
+def test_hidden_files_metadata_and_nested_folders(tmp_path: Path) -> None:
+    root = flat(tmp_path / "d", {"a": 6, "b": 6})
+    picture(root / "a" / "deep" / "er" / "x.png", 77)
+    for path in (
+        ".DS_Store",
+        "README.md",
+        "labels.csv",
+        "a/.DS_Store",
+        "a/Thumbs.db",
+        ".git/config",
+        "b/.hidden/x.txt",
+    ):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text("x")
+    one = data.index(options(root, tmp_path), 0)
+    assert one.classes == ("a", "b")
+    assert (sum(one.counts.values()), one.skipped) == (13, ())
+
+
+def test_a_few_bad_files_are_listed_and_skipped_and_many_are_an_error(tmp_path: Path) -> None:
+    root = flat(tmp_path / "d", {"a": 150, "b": 151})
+    whole = picture(root / "a" / "cut.jpg", 5, size=(64, 64)).read_bytes()
+    (root / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "b" / "notes.txt").write_text("hello")
+    (root / "b" / "empty.png").write_bytes(b"")
+    one = data.index(options(root, tmp_path), 0)
+    assert sum(one.counts.values()) == 301
+    assert {path for path, _ in one.skipped} == {"a/cut.jpg", "b/notes.txt", "b/empty.png"}
+    assert all(reason for _, reason in one.skipped)
+    for i in range(4):
+        (root / "b" / f"bad{i}.jpg").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"7 of the 308 files.*more than 1%.*cut\.jpg"):
+        data.index(options(root, tmp_path), 0)
+
+
+def test_the_second_look_reads_no_image_and_a_damaged_memo_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = flat(tmp_path / "d", {"a": 5, "b": 5})
+    looked: list[Path] = []
+    look = folders._look
+    monkeypatch.setattr(folders, "_look", lambda path: looked.append(path) or look(path))
+    one = data.index(options(root, tmp_path), 0)
+    assert len(looked) == 10
+    assert data.index(options(root, tmp_path), 0) == one
+    assert len(looked) == 10
+    (memo,) = (tmp_path / "root" / "index").glob("*.json")
+    for damage in ("{", '{"version": 1, "files": {"a/000.png": [1, "x"]}}', "[]"):
+        looked.clear()
+        memo.write_text(damage)
+        assert data.index(options(root, tmp_path), 0) == one
+        assert len(looked) == 10
+
+
+def test_bad_folders_are_named(tmp_path: Path) -> None:
+    def fails(root: Path, match: str) -> None:
+        with pytest.raises(DataError, match=match):
+            data.index(options(root, tmp_path), 0)
+
+    fails(tmp_path / "nowhere", "does not exist")
+    picture(tmp_path / "loose" / "x.png", 1)
+    fails(tmp_path / "loose", "no class folders")
+    fails(tmp_path / "loose" / "x.png", "is a file")
+    fails(flat(tmp_path / "one", {"a": 5}), "one class only")
+    (flat(tmp_path / "empty", {"a": 5, "b": 5}) / "c").mkdir()
+    fails(tmp_path / "empty", "c of train .* hold no images")
+    fails(flat(tmp_path / "few", {"a": 5, "b": 1}), "class b has too few images")
+    flat(tmp_path / "unknown" / "train", {"a": 5, "b": 5})
+    flat(tmp_path / "unknown" / "test", {"a": 5, "z": 5}, first=50)
+    fails(tmp_path / "unknown", "classes that train lacks.*z")
+    flat(tmp_path / "testonly" / "test", {"a": 5, "b": 5})
+    fails(tmp_path / "testonly", "no train")
+
+
+def test_a_set_without_images_to_calibrate_with_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too few images to calibrate"):
+        data.index(options(flat(tmp_path / "d", {"a": 3, "b": 3}), tmp_path), 0)
+
+
+def test_bad_options_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Did you mean cifar10"):
+        data.index(DataOptions(spec="cifar11"), 0)
+    with pytest.raises(DataError, match=f"folder:{tmp_path}"):
+        data.index(DataOptions(spec=str(tmp_path)), 0)
+    with pytest.raises(UsageError, match="needs a path"):
+        data.index(DataOptions(spec="folder:"), 0)
+    for wrong in ({"image_size": 0}, {"resize": "strech"}, {"calibration": 0}):
+        with pytest.raises(ConfigError):
+            data.index(replace(DataOptions(), **wrong), 0)
+
+
+def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
+    root = flat(tmp_path / "d", {"a": 6, "b": 6}, mode="L")
+    assert data.index(options(root, tmp_path), 0).channels == 1
+    picture(root / "a" / "colour.png", 500)
+    loaded = data.load(data.index(options(root, tmp_path), 0))
+    assert loaded.images["train"].shape[1] == 3
+    assert len(loaded.preprocess.mean) == 3
+
+
+def test_every_mode_decodes_upright_and_on_white(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert folders.open_image(tmp_path / "clear.png", 3).getpixel((0, 0)) == (255, 255, 255)
+    Image.fromarray(np.full((4, 4), 32768, np.uint16)).save(tmp_path / "deep.png")
+    assert folders.open_image(tmp_path / "deep.png", 1).getpixel((1, 1)) == 128
+    for mode, name in (("P", "p.gif"), ("CMYK", "c.jpg"), ("1", "b.png")):
+        picture(tmp_path / name, 3, mode)
+        assert folders.open_image(tmp_path / name, 3).mode == "RGB"
+    sideways = Image.new("RGB", (20, 10))
+    tag = sideways.getexif()
+    tag[0x0112] = 6
+    sideways.save(tmp_path / "side.jpg", exif=tag)
+    assert folders.open_image(tmp_path / "side.jpg", 3).size == (10, 20)
+
+
+def test_crop_keeps_the_aspect_and_stretch_does_not() -> None:
+    wide = Image.fromarray(np.repeat(np.repeat([[0, 255, 255, 0]], 10, 1), 20, 0).astype(np.uint8))
+    assert np.asarray(sources.resize(wide, (8, 8), "crop"))[:, 1:7].mean() == 255
+    assert 100 < np.asarray(sources.resize(wide, (8, 8), "stretch")).mean() < 155
+
+
+def test_large_data_is_kept_in_a_file_with_the_same_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = data.index(options(flat(tmp_path / "d", {"a": 9, "b": 9}), tmp_path), 0)
+    in_memory = data.load(index)
+    monkeypatch.setattr(data, "available_memory", lambda: 100)
+    for _ in range(2):
+        on_disk = data.load(index)
+        for name in data.SPLITS:
+            assert bool((on_disk.images[name] == in_memory.images[name]).all())
+    assert len(list((tmp_path / "root" / "cache").iterdir())) == 4
+
+
+def test_a_file_that_vanishes_after_the_index_is_named(tmp_path: Path) -> None:
+    root = flat(tmp_path / "d", {"a": 9, "b": 9})
+    index = data.index(options(root, tmp_path), 0)
+    (root / "a" / "003.png").unlink()
+    with pytest.raises(DataError, match=r"003\.png could be read when it was indexed"):
+        data.load(index)
+
+
+def test_evaluation_files_hold_validation_then_test(tmp_path: Path) -> None:
+    loaded = data.load(data.index(options(flat(tmp_path / "d", {"a": 20, "b": 20}), tmp_path), 0))
+    bounds = loaded.write_eval(tmp_path / "eval")
+    images, labels = np.load(tmp_path / "eval" / "images.npy"), np.load(tmp_path / "eval" / "labels.npy")
+    assert bounds == {"validation": (0, 4), "test": (4, 12)}
+    assert (images.shape, images.dtype, labels.dtype) == ((12, 8, 8, 3), np.uint8, np.int64)
+    np.testing.assert_array_equal(images[4:], loaded.images["test"].permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(labels[:4], loaded.labels["validation"].numpy())
+
+
+def test_calibration_is_stratified_and_repeatable(tmp_path: Path) -> None:
+    loaded = data.load(data.index(DataOptions(root=str(tmp_path)), 0))
+    some = loaded.calibration(20)
+    assert some.shape == (20, 1, 8, 8)
+    assert bool((loaded.calibration(20) == some).all())
+    whole = loaded.normalise(loaded.images["calibration"])
+    rows = [int((whole == image).flatten(1).all(1).nonzero()[0]) for image in some]
+    assert set(Counter(loaded.labels["calibration"][rows].tolist()).values()) == {2}
+    assert len(loaded.calibration(10_000)) == 125
+    with pytest.raises(DataError):
+        loaded.calibration(0)
+
+
+@pytest.mark.parametrize(
+    "names", [("crop",), ("flip",), ("crop", "flip"), ("rotate",), ("color",), ("randaugment",)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_changes_images_one_by_one_and_repeats_from_its_seed(
+    names: tuple[str, ...], channels: int
+) -> None:
+    import torch
+
+    one = torch.randint(
+        0, 256, (1, channels, 16, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+    batch = one.expand(24, -1, -1, -1).contiguous()
+    out = augment.augment(batch, names, torch.Generator().manual_seed(3))
+    assert out.shape == batch.shape
+    assert float(out.float().min()) >= 0
+    assert float(out.float().max()) <= 255
+    assert bool((out == augment.augment(batch, names, torch.Generator().manual_seed(3))).all())
+    assert len({image.numpy().tobytes() for image in out.float()}) > 1
+
+
+def test_flip_and_crop_move_pixels_as_they_say() -> None:
+    import torch
+
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    flipped = augment.augment(image.expand(40, -1, -1, -1), ("flip",), torch.Generator().manual_seed(0))
+    kinds = {bytes(f.numpy()) for f in flipped}
+    assert kinds == {bytes(image.numpy()), bytes(image.flip(3).numpy())}
+    padded = torch.nn.functional.pad(image.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)[0, 0]
+    windows = {bytes(padded[y : y + 16, x : x + 16].contiguous().numpy()) for y in range(5) for x in range(5)}
+    cropped = augment.augment(image.expand(200, -1, -1, -1), ("crop",), torch.Generator().manual_seed(0))
+    assert {bytes(c.numpy()) for c in cropped} == windows
+
+
+def test_mixing_keeps_probabilities_and_cutmix_shares_follow_the_area() -> None:
+    import torch
+
+    pixels = torch.eye(4).view(4, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    targets = torch.eye(4)
+    for seed in range(10):
+        for mixup, cutmix in ((0.4, 0.0), (0.0, 1.0), (0.4, 1.0)):
+            mixed, soft = augment.mix(pixels, targets, mixup, cutmix, torch.Generator().manual_seed(seed))
+            np.testing.assert_allclose(soft.sum(1).numpy(), 1, atol=1e-6)
+            assert mixed.shape == pixels.shape
+    ones = torch.stack([torch.full((1, 16, 16), float(i)) for i in range(2)])
+    mixed, soft = augment.mix(ones, torch.eye(2), 0.0, 1.0, torch.Generator().manual_seed(2))
+    np.testing.assert_allclose(mixed.mean(dim=(1, 2, 3)).numpy(), soft[:, 1].numpy(), atol=1e-6)
+
+
+def test_a_torchvision_set_that_cannot_be_fetched_says_how_to_place_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    with pytest.raises(DataError, match=r"no route to host.*download=True.*copy the contents"):
+        data.index(DataOptions(spec="cifar10", root=str(tmp_path)), 0)
+
+
+def test_a_torchvision_set_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    opened = []
+
+    class Fake:
+        classes = ("plane", "car")
+
+        def __init__(self, root: str, train: bool, download: bool) -> None:
+            opened.append(train)
+            rng = np.random.default_rng(int(train))
+            self.data = rng.integers(0, 256, (60 if train else 10, 32, 32, 3), dtype=np.uint8)
+            self.targets = [i % 2 for i in range(len(self.data))]
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Fake)
+    chosen = DataOptions(spec="cifar10", root=str(tmp_path))
+    one = data.index(chosen, 0)
+    assert one == data.index(chosen, 0)
+    assert opened == [True, False]
+    assert (one.counts["test"], one.size, one.classes) == (10, (32, 32), ("plane", "car"))
+    loaded = data.load(one)
+    row = int(one.samples["test"][3].key.split("/")[1])
+    np.testing.assert_array_equal(
+        loaded.images["test"][3].permute(1, 2, 0).numpy(), Fake("", False, True).data[row]
+    )
+
+
+@needs_real
+def test_real_photos_index_quickly_the_second_time(tmp_path: Path) -> None:
+    chosen = DataOptions(spec=f"folder:{REAL / 'clothing'}", root=str(tmp_path))
+    one = data.index(chosen, 0)
+    assert (one.counts["validation"], one.counts["test"], len(one.classes)) == (341, 372, 10)
+    assert sum(one.counts.values()) == 3781
+    assert (one.channels, one.size, one.skipped) == (3, (64, 64), ())
+    start = time.monotonic()
+    assert data.index(chosen, 0) == one
+    assert time.monotonic() - start < 5  # 0.25 s on two slow cores; the first look takes 2.3 s

@@ -1,0 +1,158 @@
+"""Recipes: what people write, what they get wrong, and what they are told."""
+
+from __future__ import annotations
+
+import pytest
+from bench import recipe
+from bench.errors import ConfigError
+from bench.types import DistillStep, PruneStep, QuantizeStep, TrainStep
+from hypothesis import given
+from hypothesis import strategies as st
+
+GOOD = {
+    "schema": 1,
+    "reference": "teacher",
+    "training": {"epochs": 3},
+    "variants": {
+        "teacher": {"step": "train", "model": "edgefit:resnet20"},
+        "small": {"step": "distill", "teacher": "teacher", "model": "edgefit:resnet8", "epochs": 5},
+        "cut": {"step": "prune", "parent": "teacher", "macs": 0.4},
+        "{parent}-int8": {"step": "quantize", "parents": ["teacher", "small"]},
+    },
+}
+
+
+def _changed(path: str, value: object) -> dict:
+    import copy
+
+    table = copy.deepcopy(GOOD)
+    *parents, last = path.split("/")
+    node = table
+    for part in parents:
+        node = node.setdefault(part, {})
+    node[last] = value
+    return table
+
+
+@pytest.mark.parametrize("name", list(recipe.names()))
+def test_the_recipes_that_come_along_are_valid(name):
+    found = recipe.load(name)
+    steps = {type(v.step) for v in found.variants}
+    assert steps == {TrainStep, DistillStep, PruneStep, QuantizeStep}
+    assert {v.precision for v in found.variants} >= {"fp32", "int8", "fp16", "bf16"}
+    assert len([v for v in found.variants if not v.intermediate]) >= 8
+
+
+def test_demo_small_and_full_are_there():
+    assert {"demo", "small", "full"} <= set(recipe.names())
+
+
+def test_defaults_overrides_and_patterns():
+    found = {v.name: v for v in recipe.parse(GOOD, "x", "x.toml").variants}
+    assert found["teacher"].step.training.epochs == 3 and found["small"].step.training.epochs == 5
+    assert found["small-int8"].parent == "small" and found["small-int8"].precision == "int8"
+    assert found["small"].needs == ("teacher",)
+
+
+def test_variants_come_after_what_they_need():
+    table = {"schema": 1, "reference": "b", "variants": dict(reversed(GOOD["variants"].items()))} | {"reference": "teacher"}
+    names = [v.name for v in recipe.parse(table, "x", "x.toml").variants]
+    assert names.index("teacher") < names.index("small") < names.index("small-int8")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("varaints", {}, "Did you mean variants"),
+        ("schema", 2, "schema must be 1"),
+        ("variants/teacher/step", "tarin", "Did you mean train"),
+        ("variants/teacher/epohcs", 3, "Did you mean epochs"),
+        ("variants/teacher/epochs", "three", "must be a int"),
+        ("variants/teacher/epochs", True, "must be a int"),
+        ("variants/teacher/epochs", -1, "epochs"),
+        ("variants/teacher/lr", float("nan"), "must be finite"),
+        ("variants/teacher/optimizer", "sdg", "Did you mean sgd"),
+        ("variants/teacher/augment", ["cropp"], "Did you mean crop"),
+        ("variants/teacher/model", None, "must be a str"),
+        ("variants/small/teacher", "teechr", "Did you mean teacher"),
+        ("variants/small/parent", "teacher", "either a model"),
+        ("variants/small/temperature", 0.0, "temperature must be positive"),
+        ("variants/cut/macs", 1.5, "macs"),
+        ("variants/cut/parent", "", "needs a parent"),
+        ("variants/{parent}-int8/precision", "int7", "int8"),
+        ("variants/{parent}-int8/parents", "teacher", "go together"),
+        ("variants/bad name", {"step": "train", "model": "m"}, "cannot be a variant's name"),
+        ("variants/..", {"step": "train", "model": "m"}, "cannot be a variant's name"),
+        ("reference", "nobody", "is no variant"),
+        ("data", {"image_size": 1}, "image_size"),
+        ("data", {"resize": "squash"}, "resize"),
+        ("protocol", {"half_width": 0.0}, "half_width"),
+        ("protocol", {"min_runs": 2}, "min_runs"),
+        ("protocol", {"batches": []}, "batches"),
+        ("variants", {}, "no \\[variants.NAME\\] table"),
+    ],
+)
+def test_mistakes_are_named(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe.parse(_changed(path, value), "x", "x.toml")
+
+
+def test_a_circle_is_named():
+    table = _changed("variants/teacher", {"step": "distill", "teacher": "small", "model": "edgefit:resnet20"})
+    with pytest.raises(ConfigError, match="circle.*(teacher -> small|small -> teacher)"):
+        recipe.parse(table, "x", "x.toml")
+
+
+def test_quantizing_twice_is_refused():
+    with pytest.raises(ConfigError, match="already int8"):
+        recipe.parse(_changed("variants/more", {"step": "quantize", "parent": "small-int8"}), "x", "x.toml")
+
+
+def test_set_changes_one_value(tmp_path):
+    found = recipe.load("demo", dict([recipe.parse_override("training.epochs=4"), recipe.parse_override("data.spec=cifar10")]))
+    assert next(v for v in found.variants if v.name == "teacher").step.training.epochs == 4
+    assert found.data.spec == "cifar10"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a=1", 1), ("a=1.5", 1.5), ("a=true", True), ('a=["x"]', ["x"]), ("a=plain", "plain"), ("a=", ""), ("a=x=y", "x=y")],
+)
+def test_override_values_are_toml_or_text(text, value):
+    assert recipe.parse_override(text) == ("a", value)
+
+
+@pytest.mark.parametrize("text", ["novalue", "=3", ""])
+def test_override_mistakes(text):
+    with pytest.raises(ConfigError, match="key=value"):
+        recipe.parse_override(text)
+
+
+@pytest.mark.parametrize("key", ["trainign.epochs", "variants.teachr.epochs"])
+def test_override_of_unknown_places(key):
+    with pytest.raises(ConfigError, match="Did you mean"):
+        recipe.load("demo", {key: 3})
+
+
+def test_unknown_recipe_and_malformed_toml(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean demo"):
+        recipe.load("dmeo")
+    bad = tmp_path / "r.toml"
+    bad.write_text("schema = 1\n[variants\n")
+    with pytest.raises(ConfigError, match=r"r\.toml.*line 2"):
+        recipe.load(str(bad))
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(path=st.sampled_from(["data", "training", "protocol", "variants", "variants/teacher", "variants/cut/macs", "reference"]), value=json_like)
+def test_any_value_anywhere_is_a_config_error_or_valid(path, value):
+    try:
+        recipe.parse(_changed(path, value), "x", "x.toml")
+    except ConfigError as err:
+        assert str(err)
