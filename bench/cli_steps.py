@@ -230,7 +230,7 @@ def export(source: Path, variant: str | None, fmt: str, output: Path, as_json: b
     """Write a model as ONNX, TFLite or an exported program, or take a variant's file out of a run."""
     from bench import single
 
-    if source.is_file():
+    if source.is_file() or source.suffix == ".safetensors":
         return _export_file(source, output, "fp32", "", None, as_json=as_json, **rest)
     if not variant:
         raise errors.UsageError(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import StepError
+from bench.errors import EdgefitError, StepError
 from bench.types import PruneStep
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def blame(module: nn.Module, what: str) -> Iterator[None]:
     ]
     try:
         yield
+    except EdgefitError:
+        raise
     except Exception as error:
         raise StepError(
             f"{what} at the module {last[0]}",
@@ -137,14 +139,14 @@ def find_groups(
     module.requires_grad_(True)  # the graph is read from autograd
     with blame(module, "The dependency graph could not be built"):
         graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example)
-        scorer = _importance(step.importance)
+        scorer, own = _importance(step.importance), set(module.modules())
         groups = []
         for raw in graph.get_all_groups(
             ignored_layers=[classifier], root_module_types=[nn.Conv2d, nn.Linear]
         ):
             scores = scorer(raw)
             if scores is not None:
-                groups.append(_group(graph, raw, scores.detach().cpu()))
+                groups.append(_group(graph, raw, scores.detach().cpu(), own))
     if not groups:
         raise StepError(
             "There is nothing to prune in this model",
@@ -154,14 +156,15 @@ def find_groups(
     return graph, groups
 
 
-def _group(graph: Any, raw: Any, scores: torch.Tensor) -> Group:
+def _group(graph: Any, raw: Any, scores: torch.Tensor, own: set[Any]) -> Group:
+    """Our view of one of the library's groups; ``own`` are the model's modules, as it adds pseudo-modules of its own."""
     from torch import nn
 
     sets, effects = 1, []
     for dependency, channels in raw:
         layer = dependency.target.module
         outside = graph.is_out_channel_pruning_fn(dependency.handler)
-        if not isinstance(layer, nn.Module):
+        if layer not in own:
             continue
         effects.append((layer, "out" if outside else "in", len(channels)))
         depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.out_channels
@@ -234,16 +237,16 @@ def macs_after(groups: Sequence[Group], kept: Kept, layers: dict[Any, LayerCost]
 
 def _wanted(groups: Sequence[Group], ratio: float, scope: str) -> list[float]:
     """Units to keep of each group, before rounding, when ``ratio`` of all are removed."""
-    import torch
+    import numpy as np
 
     if scope == "local":
         return [group.units * (1.0 - ratio) for group in groups]
-    scores = torch.cat([group.scores for group in groups]).sort().values
-    removed = min(len(scores), round(ratio * len(scores)))
-    if removed == 0:
-        return [float(group.units) for group in groups]
-    threshold = scores[removed - 1]
-    return [float((group.scores > threshold).sum()) for group in groups]
+    owner = np.concatenate([np.full(group.units, i) for i, group in enumerate(groups)])
+    scores = np.concatenate([group.scores.numpy() for group in groups])
+    # Equal scores (batch norms that were never trained) are taken evenly from all groups.
+    place = np.concatenate([np.arange(group.units) / group.units for group in groups])
+    kept = np.lexsort((place, scores))[round(ratio * len(scores)) :]
+    return [float(n) for n in np.bincount(owner[kept], minlength=len(groups))]
 
 
 def _round(group: Group, wanted: float, round_to: int) -> int:

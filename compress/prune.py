@@ -12,6 +12,7 @@ from bench.types import PruneStep, StepContext, StepResult
 from compress import channels
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 IMPORTANCE = ("l1", "l2", "bn", "random")
@@ -89,7 +90,7 @@ def run_prune(step: PruneStep, ctx: StepContext) -> StepResult:
         f"parameters {before[1]:,} -> {after[1]:,}",
         "widths: " + _describe(module, groups, kept),
         f"validation accuracy right after pruning {pruned_accuracy:.4f}, before {dense_accuracy:.4f}",
-        *dict.fromkeys(str(w.message) for w in caught),
+        *dict.fromkeys(str(w.message) for w in caught if "torch_pruning" in w.filename),
     )
     return StepResult(model=path, macs=after[0], params=after[1], notes=notes)
 
@@ -111,8 +112,8 @@ def _check_runs(module: nn.Module, example: torch.Tensor, classes: int) -> None:
 
     with channels.blame(module, "The pruned model does not run"), torch.no_grad():
         shape = tuple(module.eval()(example).shape)
-        if shape != (len(example), classes):
-            raise StepError(f"it answers {shape}, not {(len(example), classes)}")
+    if shape != (len(example), classes):
+        raise StepError("The pruned model answers another shape", f"{shape}, not {(len(example), classes)}")
 
 
 def _check_saved(module: nn.Module, path: Any, example: torch.Tensor) -> None:
@@ -136,7 +137,7 @@ def _recalibrate(module: nn.Module, data: Any, images: int = 256) -> None:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    batches = [part for part in data.calibration(images).split(64) if len(part) > 1]
+    batches = [part for part in torch.split(data.calibration(images), 64) if len(part) > 1]
     if not norms or not batches:
         return
     momenta = [norm.momentum for norm in norms]
@@ -160,7 +161,7 @@ def _accuracy(module: nn.Module, data: Any, limit: int = 2000) -> float:
     rows = torch.linspace(0, count - 1, min(limit, count)).round().long()
     right = 0
     with torch.inference_mode():
-        for part in rows.split(128):
+        for part in torch.split(rows, 128):
             logits = module.eval()(data.normalise(data.images["validation"][part]))
             right += int((logits.argmax(1) == data.labels["validation"][part]).sum())
     return right / max(1, len(rows))

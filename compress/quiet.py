@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import IO
 
@@ -44,20 +44,29 @@ def quiet() -> Iterator[Captured]:
     handlers = list(logging.getLogger().handlers)
     _flush()
     with tempfile.TemporaryFile() as sink:
-        saved: dict[int, int] = {}
+        saved: dict[int, int | None] = {}
+        for fd in (1, 2):
+            try:
+                saved[fd] = os.dup(fd)
+            except OSError:
+                saved[fd] = None  # closed by whoever started us
+            os.dup2(sink.fileno(), fd)
         try:
-            for fd in (1, 2):
+            # Programs that show progress replace the Python streams by objects that do not end in these descriptors.
+            # These are never closed: a library may keep them in a log handler for ever.
+            out, err = (open(fd, "w", closefd=False, errors="replace") for fd in (1, 2))
+            with redirect_stdout(out), redirect_stderr(err):
                 try:
-                    saved[fd] = os.dup(fd)
-                except OSError:
-                    continue  # the caller has closed it: nothing can be shown there anyway
-                os.dup2(sink.fileno(), fd)
-            yield Captured(sink)
+                    yield Captured(sink)
+                finally:
+                    _flush()
         finally:
-            _flush()
             for fd, copy in saved.items():
-                os.dup2(copy, fd)
-                os.close(copy)
+                if copy is None:
+                    os.close(fd)
+                else:
+                    os.dup2(copy, fd)
+                    os.close(copy)
             for handler in list(logging.getLogger().handlers):
                 if handler not in handlers:
                     logging.getLogger().removeHandler(handler)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError, DataError, nearest
 from bench.types import DataOptions, Json, Preprocess, digest
@@ -229,8 +229,9 @@ class Dataset:
         import torch
 
         scale, shift = _affine(self.preprocess.mean, self.preprocess.std, batch.device)
-        pixels = batch.to(torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(shift, pixels, scale)
+        # Arithmetic first, then the layout: on a CPU three times faster than the other way round.
+        pixels = batch.to(torch.float32).mul(scale).add_(shift)
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def calibration(self, n: int) -> torch.Tensor:
         """``n`` calibration images (all, when there are fewer) as float32 input: stratified, always the same.
@@ -328,7 +329,7 @@ def _on_disk(index: DataIndex, name: str, shape: tuple[int, ...]) -> NDArray[np.
             _decode(index, name, out)
             out.flush()
             temporary.replace(path)
-        mapped: Any = np.load(path, mmap_mode="r+")
+        mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r+")
     except OSError as error:
         raise DataError(
             f"The decoded images do not fit in memory and could not be kept in {folder}",

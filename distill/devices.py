@@ -40,7 +40,7 @@ def resolve_precision(name: str, where: torch.device) -> torch.dtype | None:
 
     if where.type == "cuda":
         ampere = torch.cuda.get_device_capability(where) >= (8, 0)
-        auto = torch.bfloat16 if ampere else torch.float16
+        auto: torch.dtype | None = torch.bfloat16 if ampere else torch.float16
     else:
         auto = torch.bfloat16 if native_bf16() else None
         if name == "fp16":

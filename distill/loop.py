@@ -106,7 +106,7 @@ class Trainer:
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices=devices),
-            torch.backends.cudnn.flags(deterministic=True, benchmark=False),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True),
         ):
             if not self._restore():
                 self._save()
@@ -163,7 +163,7 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         if not self.options.patience or self.best["epoch"] is None:
             return False
-        return len(self.history) - self.best["epoch"] >= self.options.patience
+        return len(self.history) - int(self.best["epoch"]) >= self.options.patience
 
     def epoch(self, number: int) -> Json:
         """One pass over train; returns epoch (from 1), lr, train_loss, seconds, images_per_second.
@@ -212,7 +212,7 @@ class Trainer:
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.options.clip_norm:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)

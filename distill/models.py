@@ -161,10 +161,15 @@ def _replace_first_convolution(module: nn.Module, channels: int) -> str:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d):
             parent, _, attribute = name.rpartition(".")
+            old: Any = layer
             new = nn.Conv2d(
-                channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
-                bias=layer.bias is not None,
-            )  # fmt: skip
+                channels,
+                old.out_channels,
+                old.kernel_size,
+                old.stride,
+                old.padding,
+                bias=old.bias is not None,
+            )
             setattr(module.get_submodule(parent), attribute, new)
             return f"{name}.weight"
     raise ModelError("The model has no convolution that could take other channels", f"{channels} channels")

@@ -118,8 +118,9 @@ def _mobilenet(classes: int, channels: int, width: float) -> nn.Module:
     from torch import nn
     from torchvision.models import mobilenet_v3_small
 
-    net = mobilenet_v3_small(num_classes=classes, width_mult=width)
-    stem = net.features[0][0]
-    net.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(net.features[0][0].weight, mode="fan_out")
+    net: nn.Module = mobilenet_v3_small(num_classes=classes, width_mult=width)
+    features: Any = net.features
+    stem = features[0][0]
+    features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(features[0][0].weight, mode="fan_out")
     return net

@@ -237,7 +237,7 @@ def _torchvision(name: str, root: Path) -> Any:
             arrays["classes"] = np.array([str(n) for n in names])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-    np.savez(temporary, **arrays)
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
     return arrays
 

@@ -189,7 +189,8 @@ def _place(module: nn.Module) -> nn.Module:
 
     from distill.devices import device
 
-    return module.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed: nn.Module = module.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
 
 
 def _label_loss(options: Training, data: Dataset) -> losses.Loss:

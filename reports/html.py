@@ -277,7 +277,7 @@ def _classified(items: list[Row]) -> tuple[list[Json], int]:
             continue
         title = f"{row.cell.variant} on {row.cell.runtime}"
         title += "" if row.cell.host == "local" else f" (scheme of {row.cell.host})"
-        chosen.append({"title": title, "accuracy": text.points(row.metrics["accuracy"]), **found})
+        chosen.append({**found, "title": title, "accuracy": text.points(row.metrics["accuracy"])})
     return chosen, left_out
 
 
@@ -306,13 +306,16 @@ def _profile_facts(run: RunData) -> list[tuple[str, str]]:
 def _variants(run: RunData) -> list[Json]:
     result = []
     for name, record in run.variants.items():
-        step = {k: v for k, v in (record.get("step") or {}).items() if k not in ("version", "training")}
+        step = record.get("step") or {}
+        options = [
+            f"{k}={v}" for k, v in step.items() if k not in ("kind", "version", "training") and v != ""
+        ]
         macs, params = record.get("macs"), record.get("params")
         result.append(
             {
                 "name": name,
                 "parent": record.get("parent") or text.MISSING,
-                "step": ", ".join(f"{k}={v}" if k != "kind" else str(v) for k, v in step.items() if v != ""),
+                "step": ", ".join([str(step.get("kind", "")), *options]),
                 "macs": text.count(Quantity(macs)) if macs else text.MISSING,
                 "params": text.count(Quantity(params)) if params else text.MISSING,
                 "seconds": f"{record.get('seconds') or 0:.1f}",

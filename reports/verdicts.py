@@ -25,6 +25,9 @@ NOISE = 0.03
 """Latencies of single processes that differ by less than this share are called equal: the intervals
 cover the variation inside one process, and two processes of the same program differ by a few percent."""
 
+NAMED = 8
+"""A sentence names at most so many variants."""
+
 _TINY_MS = 0.1
 _SIMD = ("avx2", "avx512", "avx_vnni", "amx", "neon", "asimd")
 _INT8_DOT = ("vnni", "amx_int8", "amx-int8", "asimddp", "dotprod")
@@ -130,7 +133,9 @@ def verdicts(run: RunData, items: list[Row]) -> list[Verdict]:
 
 
 def _named(items: list[Verdict]) -> str:
-    return ", ".join(f"{v.row.cell.variant} {text.ratio(v.ratio, 'interval')}" for v in items)
+    """The first NAMED with their ratios, and how many more there are."""
+    named = ", ".join(f"{v.row.cell.variant} {text.ratio(v.ratio, 'interval')}" for v in items[:NAMED])
+    return named + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")
 
 
 def _no_win(what: str, where: str, group: list[Verdict]) -> str:
@@ -181,9 +186,10 @@ def collapses(items: list[Row]) -> list[str]:
         lost = row.relative["accuracy_change"]
         if lost.high is not None and lost.high < COLLAPSE:
             found.setdefault(row.cell.variant, {}).setdefault(row.cell.runtime, text.points(lost, sign="+"))
-    return [
+    said = [
         f"{variant} lost accuracy, in points against the reference: "
         + "; ".join(f"{change} on {runtime}" for runtime, change in places.items())
         + "."
-        for variant, places in found.items()
+        for variant, places in list(found.items())[:NAMED]
     ]
+    return said + ([f"{len(found) - NAMED} more variants lost accuracy."] if len(found) > NAMED else [])

@@ -149,7 +149,7 @@ class CodeCarbon:
 
 
 def open_source() -> EnergySource:
-    """The best energy source of this machine; without any, one whose readings are missing with the reason."""
+    """The best energy source of this machine; without any, one whose readings are missing with the reason. Close it."""
     return CodeCarbon()
 
 
@@ -158,8 +158,3 @@ def per_image(window: Quantity, images: int) -> Quantity:
     if window.value is None:
         return Quantity.missing(window.reason, PER_IMAGE)
     return replace(window, value=window.value * 1e3 / images, unit=PER_IMAGE, n=images)
-
-
-def open_source() -> EnergySource:
-    """The best energy source of this machine. Close it when done."""
-    return CodeCarbon()

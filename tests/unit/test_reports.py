@@ -521,6 +521,7 @@ def test_html_holds_plotly_once_and_all_figures(page: str) -> None:
     assert all(local["figures"].values())
     assert device["figures"]["latency_ms"] is None and device["missing"]["latency_ms"] == NO_HOST
     assert len(payload["classified"][0]["confusion"]) == 10
+    assert payload["classified"][0]["accuracy"] == "98.3 [96.4, 99.2]"
     assert payload["curves"]["val_accuracy"]["data"]
 
 

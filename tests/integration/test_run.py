@@ -1,0 +1,195 @@
+"""From images to a trade-off table: a run's promises, on a real if tiny matrix."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from bench.records import objects_of
+from bench.store import read_run
+
+from tests.integration.conftest import bench, run_arguments
+
+
+def _cells(folder, **where):
+    cells = read_run(folder / "run").cells
+    return [c for c in cells if all(c["cell"][k] == v for k, v in where.items())]
+
+
+def test_every_variant_is_measured_on_every_runtime_that_takes_it(finished):
+    cells = {(c["cell"]["variant"], c["cell"]["runtime"]): c for c in _cells(finished, host="local")}
+    for variant in ("teacher", "student", "pruned"):
+        for runtime in ("torch", "onnxruntime", "litert"):
+            assert cells[variant, runtime]["status"] == "ok", cells[variant, runtime]["reason"]
+    for variant in ("teacher-int8", "student-int8"):
+        assert cells[variant, "onnxruntime"]["status"] == cells[variant, "litert"]["status"] == "ok"
+        assert cells[variant, "torch"]["status"] == "skipped" and cells[variant, "torch"]["reason"]
+
+
+def test_every_value_has_provenance_or_a_reason(finished):
+    for cell in read_run(finished / "run").cells:
+        assert {"latency_ms", "p99_ms", "memory_mb", "energy_mj", "accuracy", "size_bytes", "macs"} <= set(cell["metrics"])
+        for name, value in cell["metrics"].items():
+            if value["value"] is None:
+                assert value["reason"], (cell["cell"], name)
+            else:
+                assert value["provenance"] in ("measured", "estimated") and value["method"], (cell["cell"], name)
+
+
+def test_raw_samples_give_the_stated_median(finished):
+    data = read_run(finished / "run")
+    for cell in data.cells:
+        if cell["status"] != "ok":
+            continue
+        samples = np.load(data.object_path(cell["samples"]))
+        latency = cell["metrics"]["latency_ms"]
+        assert latency["n"] == len(samples) and latency["value"] == pytest.approx(float(np.median(samples)) * 1e3)
+        assert latency["low"] <= latency["value"] <= latency["high"]
+
+
+def test_accuracy_is_of_the_test_set_and_recounts_from_the_predictions(finished):
+    data = read_run(finished / "run")
+    n = data.manifest["data"]["counts"]["test"]
+    for cell in data.cells:
+        accuracy = cell["metrics"]["accuracy"]
+        if accuracy["value"] is None:
+            continue
+        kept = np.load(data.object_path(cell["predictions"]))
+        assert accuracy["n"] == n == len(kept["test_true"])
+        assert accuracy["value"] == pytest.approx((kept["test_pred"] == kept["test_true"]).mean())
+        assert sum(map(sum, cell["classification"]["confusion"])) == n
+
+
+def test_the_absent_device_is_skipped_but_its_accuracy_is_measured_with_its_scheme(finished):
+    data = read_run(finished / "run")
+    device = [c for c in data.cells if c["cell"]["host"] == "jetson-agx-xavier"]
+    assert device and all(c["status"] == "skipped" and c["remedy"] for c in device)
+    for cell in device:
+        assert cell["metrics"]["latency_ms"]["value"] is None and cell["metrics"]["accuracy"]["value"] is not None
+    int8 = next(c for c in device if c["cell"]["variant"] == "teacher-int8")
+    assert data.artifacts[int8["artifact"]]["artifact"]["scheme"] == "s8s8"
+
+
+def test_exports_agree_with_their_parents(finished):
+    for record in read_run(finished / "run").artifacts.values():
+        parity = record["parity"]
+        assert parity["n"] >= 32 and parity["agreement"] >= (1.0 if record["artifact"]["precision"] == "fp32" else 0.9)
+
+
+def test_the_same_command_again_does_nothing(finished):
+    before = (finished / "run" / "records.jsonl").read_bytes()
+    start = time.monotonic()
+    done = bench(*run_arguments(), cwd=finished)
+    assert done.returncode == 0 and "0 made" in done.stderr, done.stderr
+    assert time.monotonic() - start < 15
+    assert (finished / "run" / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("fmt", ["terminal", "md", "html", "csv", "json"])
+def test_every_report_format(finished, fmt):
+    done = bench("report", "run", "--format", fmt, cwd=finished)
+    assert done.returncode == 0 and "student-int8" in done.stdout, done.stderr
+    if fmt == "json":
+        assert json.loads(done.stdout)["schema"] == 1
+    if fmt == "html":
+        assert "http://" not in done.stdout.split("<body", 1)[1].split("<script", 1)[0]
+
+
+def test_choose_names_a_variant_and_its_export_works(finished, tmp_path):
+    done = bench("choose", "run", "--max-latency", "1s", "--max-drop", "60%", "--json", cwd=finished)
+    assert done.returncode == 0, done.stderr
+    choice = json.loads(done.stdout)
+    command = choice["command"].split()
+    command[command.index("--output") + 1] = str(tmp_path / "ship")
+    exported = bench(*command[1:], cwd=finished)
+    assert exported.returncode == 0, exported.stderr
+    (model,) = [p for p in (tmp_path / "ship").iterdir() if p.suffix != ".json"]
+    measured = bench("measure", str(model), "--data", "digits", "--max-seconds", "0.3", "--json", cwd=finished)
+    assert measured.returncode == 0, measured.stderr
+    cell = json.loads(measured.stdout)
+    assert cell["status"] == "ok" and cell["latency_ms"]["value"] > 0 and 0 <= cell["accuracy"]["value"] <= 1
+
+
+def test_nothing_fits_is_exit_6(finished):
+    done = bench("choose", "run", "--max-latency", "0.000001ms", cwd=finished)
+    assert done.returncode == 6 and "Traceback" not in done.stderr
+
+
+def test_a_damaged_artifact_and_a_damaged_record_are_made_again(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    before = read_run(tmp_path / "run")
+    record = next(r for r in before.artifacts.values() if r["variant"] == "student-int8" and r["format"] == "onnx")
+    victim = before.object_path(record["artifact"]["sha256"])
+    victim.write_bytes(victim.read_bytes()[:-100])
+    lines = (tmp_path / "run" / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run" / "records.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
+    done = bench(*run_arguments(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "damaged" in done.stderr and victim.name in done.stderr.replace("\n", "")
+    after = read_run(tmp_path / "run")
+    assert after.artifacts.keys() == before.artifacts.keys() and len(after.cells) == len(before.cells)
+    assert after.object_path(record["artifact"]["sha256"]).exists()  # the same bytes again
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_variants(finished, tmp_path):
+    command = [sys.executable, "-c", "from bench.cli import main; main()", *run_arguments()]
+    random.seed(5)
+    for _ in range(3):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(random.uniform(6, 25))
+        process.kill()
+        process.wait()
+    done = bench(*run_arguments(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    undisturbed, killed = read_run(finished / "run"), read_run(tmp_path / "run")
+    assert killed.variants.keys() == undisturbed.variants.keys()
+    for name, variant in undisturbed.variants.items():
+        assert killed.variants[name]["model"]["sha256"] == variant["model"]["sha256"], name
+    assert {k: r["artifact"]["sha256"] for k, r in killed.artifacts.items()} == {
+        k: r["artifact"]["sha256"] for k, r in undisturbed.artifacts.items()
+    }
+    assert {c["key"]: c["metrics"]["accuracy"].get("value") for c in killed.cells} == {
+        c["key"]: c["metrics"]["accuracy"].get("value") for c in undisturbed.cells
+    }
+    records = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    keys = [(r["kind"], r["key"]) for r in map(json.loads, records)]
+    assert len(keys) == len(set(keys)), "something finished was done twice"
+
+
+def test_a_failing_variant_costs_only_itself(tmp_path):
+    factory = tmp_path / "broken.py"
+    factory.write_text(
+        "import torch\n\nclass Broken(torch.nn.Module):\n"
+        "    def __init__(self, n):\n        super().__init__()\n        self.f = torch.nn.Linear(64, n)\n"
+        "    def forward(self, x):\n        return self.f(x.flatten(1)) * float('nan')\n\n"
+        "def make(num_classes, in_channels):\n    return Broken(num_classes)\n"
+    )
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'schema = 1\nreference = "good"\n[data]\nspec = "digits"\n[training]\nepochs = 1\nwarmup_epochs = 0.0\n[protocol]\nmax_seconds = 0.2\n'
+        '[variants.good]\nstep = "train"\nmodel = "edgefit:tiny"\n'
+        f'[variants.bad]\nstep = "train"\nmodel = "py:{factory}:make"\n'
+        '[variants."{parent}-int8"]\nstep = "quantize"\nparents = ["bad"]\n'
+    )
+    done = bench("run", "--recipe", str(recipe), "--out", "run", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and "bad-int8" in done.stderr
+    data = read_run(tmp_path / "run")
+    assert data.variants["good"]["status"] == "ok" and data.variants["bad"]["status"] == "failed"
+    assert "bad" in data.variants["bad-int8"]["reason"]
+    assert any(c["status"] == "ok" for c in data.cells if c["cell"]["variant"] == "good")
+    assert all(c["status"] != "ok" for c in data.cells if c["cell"]["variant"].startswith("bad"))
+
+
+def test_every_named_object_is_there(finished):
+    data = read_run(finished / "run")
+    for record in (*data.variants.values(), *data.artifacts.values(), *data.cells):
+        for sha in objects_of(record):
+            assert data.object_path(sha).exists()
