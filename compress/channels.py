@@ -172,8 +172,11 @@ def _group(graph: Any, raw: Any, scores: torch.Tensor, own: set[Any]) -> Group:
         if pruner is not None and not depthwise:
             count = pruner.get_out_channel_groups if outside else pruner.get_in_channel_groups
             sets = max(sets, count(layer))
-    start = raw[0][0]
-    scores = scores.view(sets, -1).mean(0)
+    start, units = raw[0][0], len(raw[0][1])
+    # A group that starts at a depthwise layer is scored with the width of its first other layer, flattened pixels
+    # for one; all scores are at the root's own positions and the rest is zero.
+    scores = scores[:units].view(sets, -1).mean(0)
+    scores = scores / scores.mean().clamp(min=1e-12)
     return Group(start.target.module, start.handler, scores, sets, tuple(effects))
 
 

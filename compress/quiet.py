@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -33,6 +34,11 @@ def _flush() -> None:
             stream.flush()
 
 
+def _stream(fd: int) -> io.TextIOWrapper:
+    """A text stream on a descriptor, never closed: a library may keep it in a log handler for ever."""
+    return io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), errors="replace", write_through=True)
+
+
 @contextmanager
 def quiet() -> Iterator[Captured]:
     """Send file descriptors 1 and 2 of this process to a temporary file until the block ends.
@@ -53,8 +59,7 @@ def quiet() -> Iterator[Captured]:
             os.dup2(sink.fileno(), fd)
         try:
             # Programs that show progress replace the Python streams by objects that do not end in these descriptors.
-            # These are never closed: a library may keep them in a log handler for ever.
-            out, err = (open(fd, "w", closefd=False, errors="replace") for fd in (1, 2))
+            out, err = (_stream(fd) for fd in (1, 2))
             with redirect_stdout(out), redirect_stderr(err):
                 try:
                     yield Captured(sink)

@@ -204,16 +204,15 @@ def _pick(run: RunData, items: list[Row], objective: str, title: str) -> Json:
         return _card(title, text.MISSING, "", "nothing is known to be within 1 point")
     change, place = row.relative["val_accuracy_change"], f"{row.cell.runtime} on {row.cell.host}"
     if objective == "latency":
-        metric, better = row.metrics["latency_ms"], f"{text.ratio(row.relative['x_faster'])} faster"
+        metric, against, word = row.metrics["latency_ms"], row.relative["x_faster"], "faster"
         value = f"{text.mark(metric)}{text.number(metric.value or 0.0, text.half_width(metric))} ms"
     else:
-        value, better = (
-            text.size(row.metrics["size_bytes"]),
-            f"{text.ratio(row.relative['x_smaller'])} smaller",
-        )
-    note = f"{place}; {better}, {text.points(change, sign='+')} points on validation"
+        metric, against, word = row.metrics["size_bytes"], row.relative["x_smaller"], "smaller"
+        value = text.size(metric)
+    better = f"{text.ratio(against)} {word}, " if against.value is not None else ""
+    note = "the reference itself" if row.is_reference else f"{better}{text.points(change, sign='+')} points"
     return _card(
-        title, value, row.cell.variant, f"{place}; the reference itself" if row.is_reference else note
+        title, value, row.cell.variant, f"{place}; {note}{' on validation' * (not row.is_reference)}"
     )
 
 

@@ -136,7 +136,8 @@ def _write_predictions(run: Path, name: str, accuracy: float, n: int) -> tuple[s
         truth = np.arange(n) % len(LABELS)
         hard = np.random.default_rng(len(split)).random(n)  # the same images are hard for every variant
         noise = np.random.default_rng(int(sha[:8], 16)).random(n) * 0.02
-        wrong = hard + noise > np.quantile(hard + noise, accuracy)
+        share = accuracy if split == "test" else accuracy - 0.004 * (int(sha[:2], 16) % 2)
+        wrong = hard + noise > np.quantile(hard + noise, share)
         arrays[f"{split}_true"] = truth
         arrays[f"{split}_pred"] = np.where(wrong, (truth + 1 + (truth % 3)) % len(LABELS), truth)
     with target.open("wb") as file:
@@ -317,6 +318,8 @@ def _accuracy(path: Path, out: Json, name: str, accuracy: float, n: int, size: i
     """Fills what is known without timing: size, MACs, parameters and accuracy."""
     sha, truth, predicted = _write_predictions(path, name, accuracy, n)
     right = int((truth == predicted).sum())
+    with np.load(path / "objects" / sha) as stored:
+        val_right = int((stored["val_pred"] == stored["val_true"]).sum())
     out["predictions"] = sha
     out["classification"] = classification(truth, predicted)
     out["metrics"] |= {
@@ -324,7 +327,7 @@ def _accuracy(path: Path, out: Json, name: str, accuracy: float, n: int, size: i
         "macs": Quantity(float(variant["macs"]), provenance="measured").to_json(),
         "params": Quantity(float(variant["params"]), provenance="measured").to_json(),
         "accuracy": _share(right, n),
-        "val_accuracy": _share(right, n),
+        "val_accuracy": _share(val_right, n),
         "top5": _share(n - 1, n),
     }
 

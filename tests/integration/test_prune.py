@@ -243,7 +243,7 @@ def test_a_target_out_of_reach_says_how_close_one_can_get(digits: Dataset, tmp_p
 
 def test_a_net_that_cannot_be_narrower_names_the_module(hard: Path, digits: Dataset, tmp_path: Path) -> None:
     parent = saved(f"py:{hard}:fixed", digits, tmp_path)
-    with pytest.raises(StepError, match=r"does not run at the module fc|nothing to prune|fc"):
+    with pytest.raises(StepError, match="does not run at the module fc"):
         prune(PruneStep(0.5), parent, digits, tmp_path / "w")
 
 
@@ -261,7 +261,6 @@ def test_pruning_needs_a_parent(digits: Dataset, tmp_path: Path) -> None:
         run_prune(PruneStep(), ctx)
 
 
-@pytest.mark.slow
 def test_a_net_of_timm(digits: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     parent = saved("timm:resnet18", digits, tmp_path)

@@ -62,19 +62,22 @@ def test_ratios_compare_with_the_reference_on_the_same_runtime(items: list[rows.
     assert find(items, "teacher-int8", "litert").relative["x_faster"].value == pytest.approx(0.412 / 0.71)
 
 
-def test_accuracy_change_is_paired_and_of_the_right_split(run: FakeRun, items: list[rows.Row]) -> None:
+@pytest.mark.parametrize(("name", "prefix"), [("accuracy_change", "test"), ("val_accuracy_change", "val")])
+def test_accuracy_change_is_paired_and_of_the_right_split(
+    run: FakeRun, items: list[rows.Row], name: str, prefix: str
+) -> None:
     import numpy as np
 
-    row, base = find(items, "student", "torch"), find(items, "teacher", "torch")
-    with (
-        np.load(run.object_path(row.record["predictions"])) as a,
-        np.load(run.object_path(base.record["predictions"])) as b,
-    ):
-        wanted = stats.paired_accuracy(b["test_pred"] == b["test_true"], a["test_pred"] == a["test_true"])
-    change = row.relative["accuracy_change"]
-    assert (change.value, change.low, change.high) == wanted[:3]
-    assert "test images" in change.method
-    assert "validation images" in row.relative["val_accuracy_change"].method
+    base = find(items, "teacher", "litert")
+    for row in [r for r in items if r.cell.runtime == "litert"]:
+        paths = [run.object_path(r.record["predictions"]) for r in (base, row)]
+        right = []
+        for path in paths:
+            with np.load(path) as stored:
+                right.append(stored[f"{prefix}_pred"] == stored[f"{prefix}_true"])
+        change = row.relative[name]
+        assert (change.value, change.low, change.high) == stats.paired_accuracy(*right)[:3]
+        assert f"paired on {rows.CHANGES[name]} images" in change.method
 
 
 def test_accuracy_and_size_fall_back_to_another_runtime_but_latency_does_not(run: FakeRun) -> None:
@@ -224,6 +227,13 @@ def test_no_cause_is_made_up_where_the_cpu_has_the_instructions(run: FakeRun) ->
 def test_a_collapse_of_accuracy_is_said_once_per_variant(items: list[rows.Row]) -> None:
     (line,) = verdicts.collapses(items)
     assert line.startswith("teacher-pruned-int8 lost accuracy") and "onnxruntime" in line
+
+
+def test_sentences_stay_short_in_a_large_run(tmp_path: Path) -> None:
+    big = large_run(tmp_path, 300)
+    said = tables.verdict_lines(big, rows.rows(big))
+    assert any("more" in line for line in said)
+    assert max(map(len, said)) < 1500
 
 
 # ---------------------------------------------------------------- numbers
@@ -572,9 +582,9 @@ def test_html_limits_confusion_matrices_of_many_classes(
 def test_html_of_500_cells_is_quick_and_small(tmp_path: Path) -> None:
     big = large_run(tmp_path, 500, classes=20)
     tables.render(example_run(tmp_path / "warm"), "html")  # imports are not what is timed
-    start = time.perf_counter()
+    start = time.process_time()  # other work on this machine does not count
     page = tables.render(big, "html")
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
     assert len(page.encode()) < 12_000_000
     assert page.count('<th scope="row"') >= 500
     assert "*" in "".join(re.findall(r'<td class="number predicted"[^>]*>([^<]*)', page))
