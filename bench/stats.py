@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ CONFIDENCE = 0.95
 
 def _binomial_ranks(n: int, q: float, confidence: float) -> tuple[int, int] | None:
     """1-based order-statistic ranks that bound the q-quantile, or None when n cannot support them."""
-    from scipy.stats import binom
+    import numpy as np
+    from scipy.special import bdtr
 
     tail = (1.0 - confidence) / 2.0
-    low = int(binom.ppf(tail, n, q))
-    high = int(binom.ppf(1.0 - tail, n, q)) + 1
+    below = bdtr(np.arange(n + 1), n, q)  # P(binomial(n, q) <= k); scipy.stats would cost seconds to import
+    low = int(np.searchsorted(below, tail))
+    high = int(np.searchsorted(below, 1.0 - tail)) + 1
     if low < 1 or high > n:
         return None
     return low, high
@@ -56,11 +59,9 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[floa
     Raises:
         ValueError: when n is not positive or successes is outside 0..n.
     """
-    from scipy.stats import norm
-
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"no proportion of {successes} in {n}")
-    z = float(norm.ppf(0.5 + confidence / 2.0))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     spread = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -82,17 +83,17 @@ def paired_accuracy(
         ValueError: when the two do not have the same, positive length.
     """
     import numpy as np
-    from scipy.stats import binomtest, norm
+    from scipy.special import bdtr
 
     a, b = np.asarray(base, dtype=bool), np.asarray(other, dtype=bool)
     if a.shape != b.shape or a.size == 0:
         raise ValueError(f"paired accuracy of {a.size} and {b.size} images")
     n = a.size
     gained, lost = int(np.sum(b & ~a)), int(np.sum(a & ~b))
-    p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    p = min(1.0, 2.0 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
     g, w, m = gained + 0.5, lost + 0.5, n + 2.0
     centre = (g - w) / m
-    z = float(norm.ppf(0.5 + confidence / 2.0))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     spread = z * math.sqrt(max(0.0, (g + w) - (g - w) ** 2 / m)) / m
     difference = (gained - lost) / n
     return (

@@ -9,6 +9,7 @@ from bench.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 def device() -> torch.device:
@@ -53,3 +54,21 @@ def autocast(where: torch.device, dtype: torch.dtype | None) -> contextlib.Abstr
     import torch
 
     return torch.autocast(where.type, dtype=dtype) if dtype is not None else contextlib.nullcontext()
+
+
+def memory_format(module: nn.Module) -> torch.memory_format:
+    """Channels last, which is faster, but not where that gives wrong gradients.
+
+    oneDNN's channels-last backward pass of a 1 x 1 convolution with a stride and fewer than 8 input
+    channels reads outside its buffers (seen with torch 2.14.1 on AVX2: weight gradients off by more
+    than their size, differently each time, and a corrupted heap). Such layers come from pruning
+    narrow nets.
+    """
+    import torch
+    from torch import nn
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels < 8 and layer.kernel_size == (1, 1):
+            if max(layer.stride) > 1:
+                return torch.contiguous_format
+    return torch.channels_last

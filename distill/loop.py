@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bench.errors import ModelError, StepError
 from bench.types import Json, Notify, Training
 from distill import augment, checkpoint, losses, models
-from distill.devices import autocast, resolve_precision
+from distill.devices import autocast, memory_format, resolve_precision
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +77,7 @@ class Trainer:
         self.path = workdir / "checkpoint.pt"
         self.device = next(model.parameters()).device
         self.dtype = resolve_precision(options.precision, self.device)
+        self.layout = memory_format(model)
         self.images, self.labels = self._placed(data.images["train"]), data.labels["train"].to(self.device)
         count = len(self.labels)
         self.batch = min(options.batch_size, count)
@@ -225,12 +226,13 @@ class Trainer:
                 torch._foreach_lerp_(*self.averaged, 1 - decay)
 
     def _batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pixels (float32, normalised, augmented, channels last) and targets of some rows of train."""
+        """Pixels (float32, normalised, augmented, in the model's layout) and targets of some rows of train."""
         from torch.nn import functional
 
         images = self.images[rows.to(self.images.device)].to(self.device, non_blocking=True)
         target = self.labels[rows.to(self.device)]
         pixels = self.data.normalise(augment.augment(images, self.options.augment, generator))
+        pixels = pixels.contiguous(memory_format=self.layout)
         if self.options.mixup or self.options.cutmix:
             soft = functional.one_hot(target, self.classes).to(pixels.dtype)
             pixels, target = augment.mix(pixels, soft, self.options.mixup, self.options.cutmix, generator)

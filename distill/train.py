@@ -184,12 +184,10 @@ def _made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
 
 
 def _place(module: nn.Module) -> nn.Module:
-    """To the device that trains, channels last."""
-    import torch
+    """To the device that trains, in the memory layout it trains in."""
+    from distill.devices import device, memory_format
 
-    from distill.devices import device
-
-    placed: nn.Module = module.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed: nn.Module = module.to(device(), memory_format=memory_format(module))  # type: ignore[call-overload]
     return placed
 
 
