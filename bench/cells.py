@@ -5,17 +5,22 @@ The pipeline decides which cells and when; this makes one cell's record.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.errors import EdgefitError
+from bench import runtimes
+from bench.errors import EdgefitError, WorkerError
+from bench.hosts import open_host
 from bench.plan import Plan, PlannedCell
 from bench.preflight import Prepared
+from bench.runtimes.base import CellJob
 from bench.store import Run, write_atomic
 from bench.types import Artifact, Json, Notify, Protocol, Quantity, to_json
 
@@ -41,17 +46,17 @@ class CellMaker:
         self.prepared, self.run, self.notify, self.data = prepared, run, notify, data
         self.plan: Plan = prepared.plan
         self._energy: Any = None
-        self._next_worker: Any = None
+        self._ahead: dict[str, Any] = {}
 
     def close(self) -> None:
-        """End a worker started ahead, and the energy source."""
-        if self._next_worker is not None:
-            self._next_worker[1].close()
+        """End the workers started ahead, and the energy source."""
+        for worker in self._ahead.values():
+            worker.close()
         if self._energy is not None:
             self._energy.close()
 
-    def make(self, planned: PlannedCell, following: PlannedCell | None) -> Json:
-        """The record of one cell. ``following`` is the next cell that will need a worker, if any."""
+    def make(self, planned: PlannedCell, upcoming: list[PlannedCell]) -> Json:
+        """The record of one cell. ``upcoming`` are the cells still to be timed, this one first."""
         record: Json = {
             "kind": "cell",
             "key": planned.key,
@@ -80,7 +85,7 @@ class CellMaker:
             )
         elif planned.export:
             try:
-                record |= self._measure(planned, metrics, following)
+                record |= self._measure(planned, metrics, upcoming)
             except Exception as err:
                 record |= failure(err)
         if record["status"] == "failed":
@@ -119,17 +124,13 @@ class CellMaker:
         return found
 
     def _measure(
-        self, planned: PlannedCell, metrics: dict[str, Quantity], following: PlannedCell | None
+        self, planned: PlannedCell, metrics: dict[str, Quantity], upcoming: list[PlannedCell]
     ) -> Json:
         """Fill in ``metrics`` and return the rest of the record."""
         shared = self._accuracy_of(planned)
         if planned.skip and shared:
             metrics |= shared.pop("quantities")
             return shared
-        from bench import runtimes
-        from bench.hosts import open_host
-        from bench.runtimes.base import CellJob
-
         host = open_host("local")
         runtime = runtimes.get(planned.runtime_here)
         export = self.run.done("artifact", planned.export)
@@ -146,12 +147,13 @@ class CellMaker:
             protocol=ACCURACY_ONLY if planned.skip else self.plan.protocol,
             images=images,
             predict=not shared,
+            exact=bool(planned.skip) and planned.cell.precision == "int8",
         )
         result = runtime.measure(
             job,
             host,
-            self._watch(following),
-            worker=self._take_worker(planned),
+            self._watch(upcoming),
+            worker=self._worker(planned, upcoming),
             energy=None if planned.skip else self.energy(),
         )
         if result.status == "failed":
@@ -162,36 +164,39 @@ class CellMaker:
             record |= {"stopped": result.stopped, "notes": list(result.notes)}
             record["samples"] = self.run.put(result.samples) if result.samples else None
         if not shared and result.outputs is not None:
-            shared = self._judge(result.outputs, labels, bounds, f"{runtime.name} here, the artifact itself")
+            how = f", exact arithmetic, the target's scheme {artifact.scheme}" if job.exact else ""
+            shared = self._judge(result.outputs, labels, bounds, f"{runtime.name} on this machine{how}")
         metrics |= shared.pop("quantities", {})
         self.run.clear_work(planned.key)
         return record | shared
 
-    def _watch(self, following: PlannedCell | None) -> Notify:
-        """Pass events on, and start the next cell's worker while this one only predicts (untimed)."""
+    def _watch(self, upcoming: list[PlannedCell]) -> Notify:
+        """Pass events on, and start the next workers while this one only predicts (untimed)."""
 
         def watch(event: str, info: Json) -> None:
             self.notify(event, info)
-            if event == "phase" and info.get("name") == "predict" and following and self._next_worker is None:
-                from bench import runtimes
-                from bench.hosts import open_host
-
-                threads = 1 if following.skip else following.cell.threads
-                worker = runtimes.get(following.runtime_here).start(open_host("local"), threads)
-                self._next_worker = (following.key, worker)
+            if event == "phase" and info.get("name") == "predict":
+                self._start_ahead(upcoming[1:])
 
         return watch
 
-    def _take_worker(self, planned: PlannedCell) -> Any:
-        """The worker started ahead for this cell, if there is one."""
-        if self._next_worker is None:
-            return None
-        key, worker = self._next_worker
-        self._next_worker = None
-        if key == planned.key:
-            return worker
-        worker.close()
-        return None
+    def _start_ahead(self, upcoming: list[PlannedCell]) -> None:
+        """Import the runtimes of the next cells side by side, one a core, when no worker is waiting."""
+        if self._ahead:
+            return
+        for planned in upcoming[: min(4, os.cpu_count() or 1)]:
+            runtime = runtimes.get(planned.runtime_here)
+            self._ahead[planned.key] = runtime.start(open_host("local"), planned.cell.threads)
+
+    def _worker(self, planned: PlannedCell, upcoming: list[PlannedCell]) -> Any:
+        """This cell's worker; nothing is importing any more when it is handed out."""
+        if not planned.skip and planned.key not in self._ahead:
+            self._start_ahead(upcoming)
+        for worker in self._ahead.values():
+            # one that died is replaced when its own cell comes, and fails there if it dies again
+            with contextlib.suppress(WorkerError):
+                worker.ready()
+        return self._ahead.pop(planned.key, None)
 
     def energy(self) -> Any:
         """The best energy source of this machine, opened once a run."""

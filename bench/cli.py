@@ -187,7 +187,7 @@ def _print_report(data: Any) -> None:
     from reports import tables
 
     terminal = console(stderr=False)
-    click.echo(tables.render(data, "terminal", width=terminal.width))
+    terminal.print(tables.render_rich(data))
 
 
 def _write_report(data: Any, fmt: str, output: Path) -> None:

@@ -267,9 +267,9 @@ def measure(file: Path, max_seconds: float, as_json: bool, **rest: Any) -> int:
     if as_json:
         print_json(cell)
     else:
-        from reports import tables
+        from reports.cell import render_cell
 
-        click.echo(tables.render_cell(cell))
+        click.echo(render_cell(cell))
     return errors.EXIT_DONE if cell["status"] == "ok" else errors.EXIT_SOME_FAILED
 
 

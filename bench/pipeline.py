@@ -278,15 +278,14 @@ class _Engine:
                     self.outcome.reused += 1
                 else:
                     self.notify("item", {"name": planned.cell.label, "done": False})
-                    self._append(maker.make(planned, self._following(i)))
+                    self._append(maker.make(planned, self._upcoming(i)))
                 self.notify("item", {"name": planned.cell.label, "done": True})
         finally:
             maker.close()
 
-    def _following(self, index: int) -> PlannedCell | None:
-        """The next cell that will need a worker."""
-        todo = (c for c in self.plan.cells[index + 1 :] if not c.skip and not self._finished("cell", c.key))
-        return next(todo, None)
+    def _upcoming(self, index: int) -> list[PlannedCell]:
+        """This cell and those after it that are still to be measured."""
+        return [c for c in self.plan.cells[index:] if not c.skip and not self._finished("cell", c.key)]
 
 
 def run_handler(step: TrainStep | DistillStep | PruneStep | Any, context: StepContext) -> StepResult:

@@ -115,13 +115,13 @@ def make_plan(
     exports: dict[str, PlannedExport] = {}
     cells: list[PlannedCell] = []
     by_name = {v.variant.name: v for v in variants}
-    for planned in variants:
-        if not planned.measured:
-            continue
-        for runtime in runtimes:
+    measured = [v for v in variants if v.measured]
+    # a runtime's cells one after another: what is compared most is measured closest together
+    for runtime in runtimes:
+        for planned in measured:
             cells += _local_cells(planned, runtime, protocol, by_name, exports, machine)
-        if profile.kind != "local":
-            cells += _device_cells(planned, profile, protocol, runtimes, by_name, exports)
+    for planned in measured if profile.kind != "local" else ():
+        cells += _device_cells(planned, profile, protocol, runtimes, by_name, exports)
     return Plan(
         profile, recipe, protocol, seed, data_digest, tuple(variants), tuple(exports.values()), tuple(cells)
     )  # fmt: skip

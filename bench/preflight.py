@@ -72,7 +72,7 @@ def prepare(options: RunOptions) -> Prepared:
     profile = _try(problems, lambda: profiles.load(options.profile))
     recipe = _try(problems, lambda: _recipe(options))
     _try(problems, lambda: open_host(options.host))
-    index = _try(problems, lambda: _index(recipe, options)) if recipe else None
+    index: Any = _try(problems, lambda: _index(recipe, options)) if recipe else None
     if problems:
         raise _together(problems)
     machine = environment.describe()

@@ -28,6 +28,7 @@ from bench.types import (
     TrainStep,
     Variant,
 )
+from hardware_profiles.load import parse_toml, read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
 STEPS: dict[str, type[Any]] = {
@@ -63,8 +64,6 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     Raises:
         ConfigError: unknown name, malformed TOML, unknown keys, impossible values, or a cycle.
     """
-    from hardware_profiles.load import read_toml
-
     known = names()
     if name in known:
         path = known[name]
@@ -85,12 +84,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key:
         raise ConfigError(f"--set wants key=value, not {text!r}", todo="For example: --set training.epochs=3")
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    try:
-        return key, tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key, parse_toml(f"value = {raw}")["value"]
+    except ValueError:
         return key, raw.strip()
 
 
@@ -129,7 +124,9 @@ def parse(table: Json, name: str, where: str) -> Recipe:
     reference = table.get("reference") or variants[0].name
     by_name = {v.name: v for v in variants}
     if not isinstance(reference, str) or reference not in by_name:
-        raise ConfigError(f"{where}: reference {reference!r} is no variant", todo=nearest(str(reference), by_name))
+        raise ConfigError(
+            f"{where}: reference {reference!r} is no variant", todo=nearest(str(reference), by_name)
+        )
     return Recipe(
         name, str(table.get("description", "")), reference, data, dict(protocol), _ordered(by_name, where)
     )

@@ -67,8 +67,8 @@ def memory_format(module: nn.Module) -> torch.memory_format:
     import torch
     from torch import nn
 
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.in_channels < 8 and layer.kernel_size == (1, 1):
-            if max(layer.stride) > 1:
-                return torch.contiguous_format
-    return torch.channels_last
+    def wrong(layer: nn.Module) -> bool:
+        narrow = isinstance(layer, nn.Conv2d) and layer.in_channels < 8
+        return narrow and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+
+    return torch.contiguous_format if any(map(wrong, module.modules())) else torch.channels_last

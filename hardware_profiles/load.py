@@ -6,6 +6,7 @@ user's own is a profile too. ``local`` is this machine: found, not written down,
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,29 @@ _OPTIONAL = {
 }  # fmt: skip
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """A TOML document as a dict. Raises ValueError where it is none."""
+    try:
+        parser = importlib.import_module("tomllib")
+    except ModuleNotFoundError:  # Python 3.10
+        parser = importlib.import_module("tomli")
+    try:
+        document: dict[str, Any] = parser.loads(text)
+    except RecursionError as err:
+        raise ValueError("nested too deeply to be a configuration") from err
+    return document
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict. Raises ConfigError with file and line."""
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise ConfigError(f"There is no file {path}") from err
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path} cannot be read", str(err)) from err
-    except tomllib.TOMLDecodeError as err:
+    except ValueError as err:
         raise ConfigError(f"{path} is not valid TOML", str(err), "Correct that line") from err
-    except RecursionError as err:
-        raise ConfigError(f"{path} is nested too deeply to be a configuration") from err
 
 
 def names() -> dict[str, tuple[str, ...]]:

@@ -113,6 +113,7 @@ class Measurement:
         job, backend = self.job, self.backend
         self.result["baseline_kb"] = proportional_set_kb()
         start = time.perf_counter()
+        backend.exact = bool(job.get("exact"))
         backend.load(job["artifact"], job["threads"], job["device"])
         self.result["load_seconds"] = time.perf_counter() - start
         self.spec = inputs.single_input(job["inputs"], backend.inputs())

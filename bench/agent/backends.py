@@ -33,6 +33,8 @@ class Backend:
 
     version = ""
     copies = ""
+    exact = False
+    """Run INT8 in exact arithmetic, slowly: accuracy as on a CPU or GPU whose kernels do not saturate."""
 
     def load(self, path: str, threads: int, device: str) -> None:
         raise NotImplementedError
@@ -84,6 +86,8 @@ class OnnxRuntime(Backend):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if self.exact:  # QDQ nodes are then not fused into this CPU's integer kernels
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = self._ort.InferenceSession(path, options, providers=wanted)
         if self._session.get_providers()[0] != wanted[0]:
             raise Refused(f"{wanted[0]} did not load; see the worker's messages")

@@ -41,6 +41,8 @@ class CellJob:
         protocol: when to stop.
         images: a ``.npy`` of uint8 (N, H, W, C), already resized as the artifact's preprocessing says;
             None feeds seeded random images, and the result says so.
+        exact: INT8 in exact arithmetic (onnxruntime without graph optimisations): for the accuracy on a
+            device whose kernels do not saturate where this CPU's would; not for timing.
         predict: also run all of ``images`` through the artifact and keep the logits.
     """
 
@@ -53,6 +55,7 @@ class CellJob:
     protocol: Protocol = field(default_factory=Protocol)
     images: Path | None = None
     predict: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,7 @@ def job_json(job: CellJob, runtime: str) -> Json:
         "protocol": to_json(job.protocol),
         "images": str(job.images) if job.images else None,
         "predict": job.predict,
+        "exact": job.exact,
         "outdir": str(job.outdir),
     }
 

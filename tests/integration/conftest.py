@@ -14,7 +14,9 @@ RECIPE = Path(__file__).with_name("tiny.toml")
 def bench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-c", "from bench.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500, check=False, **options)
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=500, check=False, **options
+    )
 
 
 def run_arguments(out: str = "run") -> list[str]:

@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 import pytest
+
 from bench.records import objects_of
 from bench.store import read_run
-
 from tests.integration.conftest import bench, run_arguments
 
 
@@ -34,12 +34,17 @@ def test_every_variant_is_measured_on_every_runtime_that_takes_it(finished):
 
 def test_every_value_has_provenance_or_a_reason(finished):
     for cell in read_run(finished / "run").cells:
-        assert {"latency_ms", "p99_ms", "memory_mb", "energy_mj", "accuracy", "size_bytes", "macs"} <= set(cell["metrics"])
+        assert {"latency_ms", "p99_ms", "memory_mb", "energy_mj", "accuracy", "size_bytes", "macs"} <= set(
+            cell["metrics"]
+        )
         for name, value in cell["metrics"].items():
             if value["value"] is None:
                 assert value["reason"], (cell["cell"], name)
             else:
-                assert value["provenance"] in ("measured", "estimated") and value["method"], (cell["cell"], name)
+                assert value["provenance"] in ("measured", "estimated") and value["method"], (
+                    cell["cell"],
+                    name,
+                )
 
 
 def test_raw_samples_give_the_stated_median(finished):
@@ -49,7 +54,9 @@ def test_raw_samples_give_the_stated_median(finished):
             continue
         samples = np.load(data.object_path(cell["samples"]))
         latency = cell["metrics"]["latency_ms"]
-        assert latency["n"] == len(samples) and latency["value"] == pytest.approx(float(np.median(samples)) * 1e3)
+        assert latency["n"] == len(samples) and latency["value"] == pytest.approx(
+            float(np.median(samples)) * 1e3
+        )
         assert latency["low"] <= latency["value"] <= latency["high"]
 
 
@@ -71,7 +78,10 @@ def test_the_absent_device_is_skipped_but_its_accuracy_is_measured_with_its_sche
     device = [c for c in data.cells if c["cell"]["host"] == "jetson-agx-xavier"]
     assert device and all(c["status"] == "skipped" and c["remedy"] for c in device)
     for cell in device:
-        assert cell["metrics"]["latency_ms"]["value"] is None and cell["metrics"]["accuracy"]["value"] is not None
+        assert (
+            cell["metrics"]["latency_ms"]["value"] is None
+            and cell["metrics"]["accuracy"]["value"] is not None
+        )
     int8 = next(c for c in device if c["cell"]["variant"] == "teacher-int8")
     assert data.artifacts[int8["artifact"]]["artifact"]["scheme"] == "s8s8"
 
@@ -79,7 +89,9 @@ def test_the_absent_device_is_skipped_but_its_accuracy_is_measured_with_its_sche
 def test_exports_agree_with_their_parents(finished):
     for record in read_run(finished / "run").artifacts.values():
         parity = record["parity"]
-        assert parity["n"] >= 32 and parity["agreement"] >= (1.0 if record["artifact"]["precision"] == "fp32" else 0.9)
+        assert parity["n"] >= 32 and parity["agreement"] >= (
+            1.0 if record["artifact"]["precision"] == "fp32" else 0.9
+        )
 
 
 def test_the_same_command_again_does_nothing(finished):
@@ -110,7 +122,9 @@ def test_choose_names_a_variant_and_its_export_works(finished, tmp_path):
     exported = bench(*command[1:], cwd=finished)
     assert exported.returncode == 0, exported.stderr
     (model,) = [p for p in (tmp_path / "ship").iterdir() if p.suffix != ".json"]
-    measured = bench("measure", str(model), "--data", "digits", "--max-seconds", "0.3", "--json", cwd=finished)
+    measured = bench(
+        "measure", str(model), "--data", "digits", "--max-seconds", "0.3", "--json", cwd=finished
+    )
     assert measured.returncode == 0, measured.stderr
     cell = json.loads(measured.stdout)
     assert cell["status"] == "ok" and cell["latency_ms"]["value"] > 0 and 0 <= cell["accuracy"]["value"] <= 1
@@ -124,7 +138,9 @@ def test_nothing_fits_is_exit_6(finished):
 def test_a_damaged_artifact_and_a_damaged_record_are_made_again(finished, tmp_path):
     shutil.copytree(finished / "run", tmp_path / "run")
     before = read_run(tmp_path / "run")
-    record = next(r for r in before.artifacts.values() if r["variant"] == "student-int8" and r["format"] == "onnx")
+    record = next(
+        r for r in before.artifacts.values() if r["variant"] == "student-int8" and r["format"] == "onnx"
+    )
     victim = before.object_path(record["artifact"]["sha256"])
     victim.write_bytes(victim.read_bytes()[:-100])
     lines = (tmp_path / "run" / "records.jsonl").read_bytes().splitlines(keepends=True)
@@ -142,7 +158,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_variants(finished, tmp_p
     command = [sys.executable, "-c", "from bench.cli import main; main()", *run_arguments()]
     random.seed(5)
     for _ in range(3):
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(random.uniform(6, 25))
         process.kill()
         process.wait()

@@ -17,7 +17,9 @@ HERE = Path(__file__).parent
 
 def bench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", "from bench.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,11 @@ def test_mistakes_get_one_clear_paragraph_exit_2_and_leave_nothing(tmp_path, arg
 
 def test_several_problems_are_reported_together(tmp_path):
     done = bench("run", "--profile", "nope", "--recipe", "nope", cwd=tmp_path)
-    assert done.returncode == 2 and "profile named 'nope'" in done.stderr and "recipe named 'nope'" in done.stderr
+    assert (
+        done.returncode == 2
+        and "profile named 'nope'" in done.stderr
+        and "recipe named 'nope'" in done.stderr
+    )
 
 
 def test_a_pickle_that_needs_code_is_refused_and_not_run(tmp_path):
@@ -105,14 +111,25 @@ def test_help_imports_nothing_heavy(tmp_path):
         "heavy = {'torch', 'numpy', 'rich', 'pandas', 'onnxruntime', 'scipy', 'plotly', 'jinja2', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "bench run --profile" in done.stdout
 
 
 def test_an_interrupt_says_what_is_kept(tmp_path):
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "--set", "training.epochs=500"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.cli import main; main()",
+        "run",
+        "--set",
+        "training.epochs=500",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/work/*")) and time.monotonic() < deadline:
         time.sleep(0.2)

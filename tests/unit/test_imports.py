@@ -26,7 +26,10 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {f"{node.module}.{alias.name}" if node.module == "bench" else node.module for alias in node.names}
+            found |= {
+                f"{node.module}.{alias.name}" if node.module == "bench" else node.module
+                for alias in node.names
+            }
     return found
 
 
@@ -73,5 +76,7 @@ def test_only_the_command_line_prints_or_exits():
             name = path.relative_to(ROOT).as_posix()
             if name in allowed or name.startswith("bench/agent/"):
                 continue
-            calls = {ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)}
+            calls = {
+                ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)
+            }
             assert not calls & {"print", "sys.exit", "exit", "click.echo"}, name

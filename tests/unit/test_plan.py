@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from bench import plan, recipe
 from bench.errors import UsageError
 from hardware_profiles import load as profiles
 
 HERE = (
     plan.RuntimeFacts("torch", "pt2", "2.14", "", refusals=(("int8", "no kernels"), ("fp16", "no gain"))),
-    plan.RuntimeFacts("onnxruntime", "onnx", "1.32", "u8s8", refusals=(("fp16", "no gain"), ("bf16", "no kernels"))),
+    plan.RuntimeFacts(
+        "onnxruntime", "onnx", "1.32", "u8s8", refusals=(("fp16", "no gain"), ("bf16", "no kernels"))
+    ),
     plan.RuntimeFacts("litert", "tflite", "2.3", "litert", refusals=(("bf16", "no kernels"),)),
 )
 

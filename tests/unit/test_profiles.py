@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from bench.errors import ConfigError
-from hardware_profiles import load
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench.errors import ConfigError
+from hardware_profiles import load
 
 VALID = """
 schema = 1
@@ -40,7 +41,9 @@ def test_built_in_profiles_are_valid_and_every_fact_has_a_source(name):
 
 
 def test_the_profiles_people_ask_for_are_there():
-    assert {"jetson-agx-xavier", "jetson-orin-nano", "raspberry-pi-5", "pixel", "server-gpu"} <= set(load.names())
+    assert {"jetson-agx-xavier", "jetson-orin-nano", "raspberry-pi-5", "pixel", "server-gpu"} <= set(
+        load.names()
+    )
     assert load.load("jetson-xavier") == load.load("jetson-agx-xavier")
 
 
@@ -71,7 +74,7 @@ def test_a_profile_of_ones_own(tmp_path):
     ],
 )
 def test_mistakes_are_named(tmp_path, change, message):
-    with pytest.raises(ConfigError, match="mine.toml") as caught:
+    with pytest.raises(ConfigError, match=r"mine\.toml") as caught:
         load.validate(_file(tmp_path, VALID.replace(*change)))
     assert message in str(caught.value)
 

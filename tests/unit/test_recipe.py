@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bench import recipe
 from bench.errors import ConfigError
 from bench.types import DistillStep, PruneStep, QuantizeStep, TrainStep
-from hypothesis import given
-from hypothesis import strategies as st
 
 GOOD = {
     "schema": 1,
@@ -55,7 +56,9 @@ def test_defaults_overrides_and_patterns():
 
 
 def test_variants_come_after_what_they_need():
-    table = {"schema": 1, "reference": "b", "variants": dict(reversed(GOOD["variants"].items()))} | {"reference": "teacher"}
+    table = {"schema": 1, "reference": "b", "variants": dict(reversed(GOOD["variants"].items()))} | {
+        "reference": "teacher"
+    }
     names = [v.name for v in recipe.parse(table, "x", "x.toml").variants]
     assert names.index("teacher") < names.index("small") < names.index("small-int8")
 
@@ -99,7 +102,7 @@ def test_mistakes_are_named(path, value, message):
 
 def test_a_circle_is_named():
     table = _changed("variants/teacher", {"step": "distill", "teacher": "small", "model": "edgefit:resnet20"})
-    with pytest.raises(ConfigError, match="circle.*(teacher -> small|small -> teacher)"):
+    with pytest.raises(ConfigError, match=r"circle.*(teacher -> small|small -> teacher)"):
         recipe.parse(table, "x", "x.toml")
 
 
@@ -109,14 +112,24 @@ def test_quantizing_twice_is_refused():
 
 
 def test_set_changes_one_value(tmp_path):
-    found = recipe.load("demo", dict([recipe.parse_override("training.epochs=4"), recipe.parse_override("data.spec=cifar10")]))
+    found = recipe.load(
+        "demo", dict([recipe.parse_override("training.epochs=4"), recipe.parse_override("data.spec=cifar10")])
+    )
     assert next(v for v in found.variants if v.name == "teacher").step.training.epochs == 4
     assert found.data.spec == "cifar10"
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a=1", 1), ("a=1.5", 1.5), ("a=true", True), ('a=["x"]', ["x"]), ("a=plain", "plain"), ("a=", ""), ("a=x=y", "x=y")],
+    [
+        ("a=1", 1),
+        ("a=1.5", 1.5),
+        ("a=true", True),
+        ('a=["x"]', ["x"]),
+        ("a=plain", "plain"),
+        ("a=", ""),
+        ("a=x=y", "x=y"),
+    ],
 )
 def test_override_values_are_toml_or_text(text, value):
     assert recipe.parse_override(text) == ("a", value)
@@ -150,7 +163,12 @@ json_like = st.recursive(
 )
 
 
-@given(path=st.sampled_from(["data", "training", "protocol", "variants", "variants/teacher", "variants/cut/macs", "reference"]), value=json_like)
+@given(
+    path=st.sampled_from(
+        ["data", "training", "protocol", "variants", "variants/teacher", "variants/cut/macs", "reference"]
+    ),
+    value=json_like,
+)
 def test_any_value_anywhere_is_a_config_error_or_valid(path, value):
     try:
         recipe.parse(_changed(path, value), "x", "x.toml")

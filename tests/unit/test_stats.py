@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from bench import stats
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench import stats
 
 
 def test_wilson_against_published_values():

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bench import store
 from bench.errors import StoreError
 from bench.records import parse_records
 from bench.store import Run, read_run
-from hypothesis import given
-from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -165,7 +166,9 @@ def test_any_bytes_in_the_records_file_are_survived(junk):
     assert good in records
 
 
-@given(st.dictionaries(st.text(), st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False)))
+@given(
+    st.dictionaries(st.text(), st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False))
+)
 def test_the_checksum_does_not_depend_on_key_order(record):
     again = dict(reversed(list(record.items())))
     assert store.checksum(record) == store.checksum(again)

@@ -1,0 +1,48 @@
+"""One measured cell as text: what `bench measure` prints."""
+
+from __future__ import annotations
+
+from bench.types import Json, Quantity
+from reports import text
+
+_ROWS = (
+    ("latency_ms", "latency", "ms a call"),
+    ("p90_ms", "90th percentile", "ms"),
+    ("p95_ms", "95th percentile", "ms"),
+    ("p99_ms", "99th percentile", "ms"),
+    ("throughput_ips", "throughput", "images/s"),
+    ("first_call_ms", "first call", "ms"),
+    ("load_ms", "load", "ms"),
+    ("memory_mb", "memory", "MB above the empty runtime"),
+    ("energy_mj", "energy", "mJ an image"),
+    ("size_bytes", "size", ""),
+    ("accuracy", "accuracy", "%"),
+)
+
+
+def render_cell(cell: Json) -> str:
+    """Every metric of one cell with interval, count, provenance, or the reason why there is none."""
+    lines = [
+        f"{cell['file']} on {cell['runtime']}, batch {cell['batch']}, {text.plural(cell['threads'], 'thread')}"
+    ]
+    if cell["status"] != "ok":
+        return "\n".join([*lines, f"  failed: {cell['reason']}"])
+    for key, label, unit in _ROWS:
+        quantity = Quantity.from_json(cell[key]) if key in cell else Quantity.missing("not recorded")
+        if quantity.value is None:
+            lines.append(f"  {label:16} {text.MISSING} ({quantity.reason})")
+            continue
+        if key == "size_bytes":
+            shown = text.size(quantity)
+        elif key == "accuracy":
+            shown = text.points(quantity)
+        else:
+            shown = text.interval(quantity)
+        count = f", n={quantity.n}" if quantity.n and quantity.n > 1 else ""
+        lines.append(f"  {label:16} {shown} {unit}".rstrip() + f" ({quantity.provenance}{count})")
+    lines.append(
+        f"  stopped by the {'width of the interval' if cell['stopped'] == 'interval' else 'time cap'}"
+    )
+    lines += [f"  note: {note}" for note in cell["notes"]]
+    lines.append(f"Intervals are 95%, within one process. {text.MARKS['estimated']} estimated")
+    return "\n".join(lines)
