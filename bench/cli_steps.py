@@ -30,28 +30,41 @@ _set_option = click.option(
 _output_option = click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write."
 )
+_test_option = click.option(
+    "--test", is_flag=True, help="Judge the result on the test set, not on validation."
+)
 _json_option = click.option("--json", "as_json", is_flag=True)
 
 
-def _training(sets: tuple[str, ...]) -> Any:
+def _training(sets: tuple[str, ...], has_weights: bool = False) -> Any:
     from bench import recipe
     from bench.types import Training
     from distill.train import check_training
 
     training = recipe.build(Training, dict(recipe.parse_override(s) for s in sets), "--set")
-    check_training(training)
+    check_training(training, has_weights)
     return training
 
 
 def _do_step(
-    step: Any, data: str, image_size: int | None, output: Path, seed: int, as_json: bool, **models: Any
+    step: Any,
+    data: str,
+    image_size: int | None,
+    output: Path,
+    seed: int,
+    test: bool,
+    as_json: bool,
+    **models: Any,
 ) -> int:
     from bench import single
     from bench.progress import Progress
 
+    given = next((path for path in models.values() if path is not None), None)
+    size = image_size or (model_size(given) if given else None)
+    split = "test" if test else "validation"
     with Progress(console(), quiet=as_json) as progress:
         result = single.run_step(
-            step, _data_options(data, image_size), output, seed=seed, notify=progress, **models
+            step, _data_options(data, size), output, seed=seed, split=split, notify=progress, **models
         )
     if as_json:
         print_json(result)
@@ -62,7 +75,10 @@ def _do_step(
         )
     for note in result["notes"]:
         say(f"  {note}")
+    from reports.cell import render_classification
+
     click.echo(f"{output}: {result['params']:,} parameters, {result['macs']:,} MACs")
+    click.echo(render_classification(result["classification"]))
     return errors.EXIT_DONE
 
 
@@ -74,12 +90,13 @@ def _do_step(
 @_output_option
 @_seed_option
 @_set_option
+@_test_option
 @_json_option
 def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
     """Train one model."""
     from bench.types import TrainStep
 
-    return _do_step(TrainStep(model, weights, _training(sets)), **rest)
+    return _do_step(TrainStep(model, weights, _training(sets, bool(weights))), **rest)
 
 
 @click.command()
@@ -93,6 +110,7 @@ def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
 @_output_option
 @_seed_option
 @_set_option
+@_test_option
 @_json_option
 def distill(
     teacher: Path,
@@ -124,6 +142,7 @@ def distill(
 @_size_option
 @_output_option
 @_seed_option
+@_test_option
 @_json_option
 def prune(model: Path, macs: float, importance: str, scope: str, round_to: int, **rest: Any) -> int:
     """Remove channels of a model; recover its accuracy afterwards with `bench distill --student`."""
@@ -151,7 +170,7 @@ def _export_file(
     fmt, _ = single.FORMATS.get(output.suffix, ("", ""))
     if not fmt:
         raise errors.UsageError(f"--output must end in {', '.join(single.FORMATS)}, not {output.name!r}")
-    size = image_size or single_size(model)
+    size = image_size or model_size(model)
     result = single.export_model(
         model, fmt, precision, scheme, step, _data_options(data, size), output, seed=seed
     )
@@ -167,9 +186,12 @@ def _export_file(
     return errors.EXIT_DONE
 
 
-def single_size(model: Path) -> int:
+def model_size(model: Path) -> int:
     """The image size a model file was made for, read from its metadata."""
     from distill import models
+
+    if not model.is_file():
+        raise errors.UsageError(f"There is no model file {model}")
 
     return int(models.read_spec(model).preprocess.height)
 

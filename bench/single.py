@@ -38,10 +38,14 @@ def run_step(
     *,
     seed: int,
     notify: Notify,
+    split: str = "validation",
     parent: Path | None = None,
     teacher: Path | None = None,
 ) -> Json:
     """Run one Train, Distill or Prune step and write its model to ``output`` (``.safetensors``).
+
+    The result is judged once on ``split`` (validation or test): accuracy, top-5, per-class figures,
+    confusion matrix, AUC-ROC.
 
     An interrupted training goes on from its checkpoint in ``OUTPUT.work`` when the same command is
     given again.
@@ -67,6 +71,7 @@ def run_step(
 
     result = run_handler(step, StepContext(output.stem, seed, load, parent, teacher, work, notify))
     shutil.move(str(result.model), output)
+    judged = _judge(output, load(), split)
     shutil.rmtree(work, ignore_errors=True)
     return {
         "model": str(output),
@@ -77,7 +82,23 @@ def run_step(
         "best_epoch": result.best_epoch,
         "history": list(result.history),
         "notes": list(result.notes),
+        "classification": judged,
     }
+
+
+def _judge(model: Path, dataset: Any, split: str) -> Json:
+    """Classification figures of a model file on one split, in torch, batch by batch."""
+    import torch
+
+    from bench.measure import accuracy
+    from distill import models
+
+    module, spec = models.load(model)
+    images = dataset.images[split]
+    with torch.inference_mode():
+        parts = [module(dataset.normalise(images[i : i + 64])) for i in range(0, len(images), 64)]
+    logits = torch.cat(parts).float().numpy()
+    return accuracy.metrics(logits, dataset.labels[split].numpy(), list(spec.labels), split)
 
 
 def export_model(

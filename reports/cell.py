@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.stats import wilson
 from bench.types import Json, Quantity
 from reports import text
 
@@ -45,4 +46,29 @@ def render_cell(cell: Json) -> str:
     )
     lines += [f"  note: {note}" for note in cell["notes"]]
     lines.append(f"Intervals are 95%, within one process. {text.MARKS['estimated']} estimated")
+    return "\n".join(lines)
+
+
+def render_classification(found: Json) -> str:
+    """Accuracy, top-5, AUC-ROC and a line a class; every figure with its n."""
+    quantity = Quantity(
+        found["accuracy"], "fraction", *wilson(round(found["accuracy"] * found["n"]), found["n"])
+    )
+    parts = [f"accuracy {text.points(quantity)} %"]
+    if found["top5"] is not None:
+        parts.append(f"top-5 {100 * found['top5']:.1f} %")
+    parts.append(f"macro F1 {found['macro_f1']:.3f}")
+    auc = found["auc_roc"]
+    parts.append(f"AUC-ROC {auc:.3f}" if auc is not None else f"no AUC-ROC ({found['auc_roc_reason']})")
+    lines = [f"{found['split']}, n={found['n']}: " + ", ".join(parts)]
+    width = max(5, *(len(row["label"]) for row in found["per_class"]))
+    lines.append(f"  {'class':{width}}     n  recall [95%]          precision  F1")
+    for row in found["per_class"]:
+        recall = (
+            "–"
+            if row["recall"] is None
+            else f"{row['recall']:.3f} [{row['recall_low']:.3f}, {row['recall_high']:.3f}]"
+        )
+        rest = ("–" if row[k] is None else f"{row[k]:.3f}" for k in ("precision", "f1"))
+        lines.append(f"  {row['label']:{width}} {row['n']:5d}  {recall:20}  {next(rest):9}  {next(rest)}")
     return "\n".join(lines)
