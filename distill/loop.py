@@ -93,7 +93,7 @@ class Trainer:
                 "The model has no classifier that could be trained alone",
                 todo="Use training.freeze_epochs = 0",
             )
-        self.best: Json = {"epoch": None, "accuracy": -1.0, "loss": math.inf, "state": {}}
+        self.best: Json = {"epoch": None, "score": -1.0, "loss": math.inf, "state": {}}
         self.history: list[Json] = []
         self.notes: list[str] = []
         self.lr_scale = 1.0
@@ -145,17 +145,21 @@ class Trainer:
             self.notify("warning", {"variant": self.variant, "message": self.notes[-1]})
             return
         shown = self.average or self.model
-        loss, accuracy = evaluate(shown, self.data, "validation", self.dtype)
-        self.history.append({**row, "val_loss": loss, "val_accuracy": accuracy})
-        if (accuracy, -loss) > (self.best["accuracy"], -self.best["loss"]) or self.best["epoch"] is None:
+        loss, accuracy, balanced = evaluate(shown, self.data, "validation", self.dtype)
+        self.history.append(
+            {**row, "val_loss": loss, "val_accuracy": accuracy, "val_balanced_accuracy": balanced}
+        )
+        # Who weighs the classes wants them all: plain accuracy would keep an epoch that only knows the largest.
+        score = accuracy if self.options.imbalance == "none" else balanced
+        if (score, -loss) > (self.best["score"], -self.best["loss"]) or self.best["epoch"] is None:
             state = {k: v.detach().clone() for k, v in shown.state_dict().items()}
-            self.best = {"epoch": number + 1, "accuracy": accuracy, "loss": loss, "state": state}
+            self.best = {"epoch": number + 1, "score": score, "loss": loss, "state": state}
         self._save()
         self._report(number, self.steps, row["train_loss"], row["images_per_second"], force=True)
 
     def _import(self) -> None:
         """No training was asked for: the model is the result, as it is."""
-        loss, accuracy = evaluate(self.model, self.data, "validation", self.dtype)
+        loss, accuracy, _ = evaluate(self.model, self.data, "validation", self.dtype)
         self.best["state"] = self.model.state_dict()
         self.notes.append(
             f"imported without training: {accuracy:.4f} accuracy, {loss:.4f} loss on validation"
@@ -324,23 +328,30 @@ class Trainer:
         return True
 
 
-def evaluate(model: nn.Module, data: Dataset, split: str, dtype: torch.dtype | None) -> tuple[float, float]:
-    """(mean cross-entropy, accuracy) of ``model`` on a split, in big batches; leaves it in eval mode."""
+def evaluate(
+    model: nn.Module, data: Dataset, split: str, dtype: torch.dtype | None
+) -> tuple[float, float, float]:
+    """(mean cross-entropy, accuracy, balanced accuracy) on a split, in big batches; leaves the model in eval mode.
+
+    Balanced accuracy is the mean recall of the classes that occur in the split.
+    """
     import torch
     from torch.nn import functional
 
     where = next(model.parameters()).device
     images, labels = data.images[split], data.labels[split]
     size = max(16, min(1024, EVAL_PIXELS // images[0].numel()))
-    loss, right = torch.zeros((), device=where), torch.zeros((), device=where)
+    loss, answers = torch.zeros((), device=where), []
     model.eval()
     with torch.inference_mode(), autocast(where, dtype):
         for start in range(0, len(labels), size):
             target = labels[start : start + size].to(where)
             logits = model(data.normalise(images[start : start + size].to(where))).float()
             loss += functional.cross_entropy(logits, target, reduction="sum")
-            right += (logits.argmax(1) == target).sum()
-    return float(loss) / len(labels), float(right) / len(labels)
+            answers.append(logits.argmax(1).cpu())
+    right = torch.cat(answers) == labels
+    recalls = [right[labels == label].float().mean() for label in labels.unique()]
+    return float(loss) / len(labels), float(right.float().mean()), float(torch.stack(recalls).mean())
 
 
 def _floats(module: nn.Module) -> list[Tensor]:

@@ -273,7 +273,9 @@ def render_md(run: RunData) -> str:
 
 
 def _safe(value: Any) -> Any:
-    """Text that a spreadsheet does not run as a formula."""
+    """Text that a spreadsheet does not run as a formula; 9 digits of a float, the rest is rounding noise."""
+    if isinstance(value, float):
+        return f"{value:.9g}"
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
