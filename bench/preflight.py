@@ -85,7 +85,7 @@ def prepare(options: RunOptions) -> Prepared:
         recipe,
         data_digest=index.digest,
         seed=options.seed,
-        machine=digest([machine.get("cpu"), machine.get("gpu")]),
+        machine=digest(environment.hardware(machine)),
         runtimes=facts,
         files=_file_digests(recipe),
         only=options.only,

@@ -345,7 +345,7 @@ class StepContext:
 class StepResult:
     """What a step made: a model file in its ``workdir`` and what is worth recording about it.
 
-    ``history`` rows: epoch, lr, train_loss, val_loss, val_accuracy, seconds, images_per_second.
+    ``history`` rows: epoch, lr, train_loss, val_loss, val_accuracy, val_balanced_accuracy, seconds, images_per_second.
     """
 
     model: Path

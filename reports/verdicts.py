@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 COLLAPSE = -0.05
 """A drop in accuracy whose whole interval is beyond this is called a collapse."""
 
-NOISE = 0.03
-"""Latencies of single processes that differ by less than this share are called equal: the intervals
-cover the variation inside one process, and two processes of the same program differ by a few percent."""
+NOISE = 0.10
+"""Latencies of single processes that differ by less than this share are called equal: the intervals cover
+the variation inside one process only, and on a shared machine the next process differs by 10% or more."""
 
 NAMED = 8
 """A sentence names at most so many variants."""

@@ -77,6 +77,13 @@ def describe(folder: Path | None = None) -> Json:
     return found
 
 
+def hardware(environment: Json) -> Json:
+    """The part of :func:`describe` that stays the same on one machine: what makes two measurements comparable."""
+    cpu = environment["cpu"]
+    gpus = [gpu.get("name") for gpu in environment.get("gpus", ())]
+    return {key: cpu.get(key) for key in ("model", "arch", "cores", "features")} | {"gpus": gpus}
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(errors="replace").strip()

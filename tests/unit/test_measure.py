@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import bench.agent
 from bench.agent import inputs, timing
+from bench.measure import environment
 from bench.measure.accuracy import accuracy_quantity, metrics
 from bench.measure.environment import cpu_quota, cpuinfo, describe
 from bench.measure.latency import all_missing, latency
@@ -206,6 +207,13 @@ def test_the_environment_is_complete_and_quick(tmp_path: Path) -> None:
     assert found["packages"]["numpy"] == np.__version__
     assert found["gpus"] or found["gpus_reason"]
     assert found["git"] is None
+
+
+def test_what_identifies_the_hardware_does_not_change_by_itself() -> None:
+    first = environment.hardware(describe())
+    later = describe()
+    later["cpu"]["mhz"] = 800.0
+    assert environment.hardware(later) == first and first["model"]
 
 
 def test_the_environment_imports_no_runtime() -> None:
