@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rich.markup import escape
+
 from bench.types import Json
 
 
@@ -20,8 +22,8 @@ class Progress:
         self._bar: Any = None
         self._stage: Any = None
         self._detail: Any = None
-        self._stage_start = 0.0
-        self._item, self._item_start, self._worked = "", 0.0, False
+        self._epoch = ("", 0)
+        self._item, self._item_start = "", 0.0
 
     def __enter__(self) -> Progress:
         if not self.quiet and self.console.is_terminal:
@@ -50,7 +52,6 @@ class Progress:
             handler(info)
 
     def _on_stage(self, info: Json) -> None:
-        self._stage_start, self._worked = time.monotonic(), False
         if self._bar is not None:
             if self._stage is not None:
                 self._bar.remove_task(self._stage)
@@ -64,7 +65,8 @@ class Progress:
         self._drop_detail()
         if self._item == info["name"]:
             self.console.print(
-                f"  {info['name']}  [dim]{time.monotonic() - self._item_start:.1f} s[/dim]", highlight=False
+                f"  {escape(info['name'])}  [dim]{time.monotonic() - self._item_start:.1f} s[/dim]",
+                highlight=False,
             )
             self._item = ""
         if self._bar is not None and self._stage is not None:
@@ -77,6 +79,9 @@ class Progress:
             text += f", {eta:.0f} s left"
         if info.get("val_accuracy") is not None:
             text += f", validation {info['val_accuracy']:.3f}"
+        if self._bar is None and (info["variant"], info["epoch"]) != self._epoch:
+            self._epoch = (info["variant"], info["epoch"])
+            self.console.print(f"    epoch {info['epoch']}/{info['epochs']}: {text}", highlight=False)
         self._show(
             f"    epoch {info['epoch']}/{info['epochs']}", info.get("step", 0), info.get("steps", 1), text
         )
@@ -91,16 +96,12 @@ class Progress:
             self._update(info=f"{self._item}: {info['median_ms']:.3f} ms{spread}, n={info['n']}")
 
     def _on_log(self, info: Json) -> None:
-        self.console.print(f"  [dim]{info['text']}[/dim]", highlight=False)
+        self.console.print(f"  [dim]{escape(info['text'])}[/dim]", highlight=False)
 
     def _on_warning(self, info: Json) -> None:
-        from rich.markup import escape
-
         self.console.print(f"  [yellow]warning:[/yellow] {escape(info['text'])}", highlight=False)
 
     def _on_failed(self, info: Json) -> None:
-        from rich.markup import escape
-
         self.console.print(
             f"  [red]failed:[/red] {escape(str(info['name']))}: {escape(info['reason'])}", highlight=False
         )

@@ -142,7 +142,7 @@ class Trainer:
             self._restore()
             self.lr_scale = 0.5
             self.notes.append(f"the loss was not finite in epoch {number + 1}: went back and halved the rate")
-            self.notify("warning", {"variant": self.variant, "message": self.notes[-1]})
+            self.notify("warning", {"variant": self.variant, "text": self.notes[-1]})
             return
         shown = self.average or self.model
         loss, accuracy, balanced = evaluate(shown, self.data, "validation", self.dtype)
@@ -315,7 +315,7 @@ class Trainer:
             message = (
                 f"the checkpoint of {self.variant} was damaged ({problem}) and set aside; it starts over"
             )
-            self.notify("warning", {"variant": self.variant, "message": message})
+            self.notify("warning", {"variant": self.variant, "text": message})
         if state is None or state["identity"] != self.identity:
             return False
         self.model.load_state_dict(state["model"])
