@@ -6,6 +6,7 @@ The pipeline decides which cells and when; this makes one cell's record.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import runtimes
-from bench.errors import EdgefitError, WorkerError
+from bench.errors import EdgefitError, StoreError, WorkerError
 from bench.hosts import open_host
 from bench.plan import Plan, PlannedCell
 from bench.preflight import Prepared
 from bench.runtimes.base import CellJob
-from bench.store import Run, write_atomic
+from bench.store import Run, no_space, write_atomic
 from bench.types import Artifact, Json, Notify, Protocol, Quantity, to_json
 
 ACCURACY_ONLY = Protocol(half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
@@ -30,8 +31,21 @@ METRICS = (
 )  # fmt: skip
 
 
+def _exact(planned: PlannedCell) -> bool:
+    """INT8 of a device that is not here is run in exact arithmetic: its kernels do not saturate as ours may."""
+    return bool(planned.skip) and planned.cell.precision == "int8" and planned.runtime_here == "onnxruntime"
+
+
 def failure(err: BaseException) -> Json:
-    """The part of a record that says why something failed; a traceback only for what we did not foresee."""
+    """The part of a record that says why something failed; a traceback only for what we did not foresee.
+
+    Raises:
+        StoreError: the disk is full or cannot be written: nothing after this can succeed.
+    """
+    if isinstance(err, StoreError):
+        raise err
+    if isinstance(err, OSError) and err.errno == errno.ENOSPC:
+        raise no_space(err) from err
     if isinstance(err, EdgefitError):
         return {"status": "failed", "reason": str(err)}
     text = " ".join(str(err).split())[:400]
@@ -147,7 +161,7 @@ class CellMaker:
             protocol=ACCURACY_ONLY if planned.skip else self.plan.protocol,
             images=images,
             predict=not shared,
-            exact=bool(planned.skip) and planned.cell.precision == "int8",
+            exact=_exact(planned),
         )
         result = runtime.measure(
             job,
@@ -225,6 +239,7 @@ class CellMaker:
                 other.key != planned.key
                 and other.export == planned.export
                 and other.runtime_here == planned.runtime_here
+                and _exact(other) == _exact(planned)
             )
             record = self.run.done("cell", other.key) if same else None
             if record and record["status"] != "failed" and record["predictions"]:

@@ -16,7 +16,7 @@ import click
 
 from bench import cli_info, cli_steps, errors
 from bench.errors import EdgefitError
-from bench.terminal import RUNS, console, find_run, print_json, say
+from bench.terminal import RUNS, console, open_run, print_json, say
 
 
 class _Group(click.Group):
@@ -72,8 +72,10 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
     """
     from bench import pipeline, preflight
     from bench.progress import Progress
-    from bench.store import Run, read_run
+    from bench.store import Run, read_run, set_aside
 
+    if out == Path():
+        raise errors.UsageError("--out is empty or the present folder", todo="Name a folder for the run")
     prepared = preflight.prepare(preflight.RunOptions(**chosen))
     path = out or RUNS / prepared.name
     if dry_run:
@@ -81,9 +83,7 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
         return errors.EXIT_DONE
     preflight.check_models(prepared, path)
     if fresh and path.exists():
-        old = path.with_name(f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}")
-        path.rename(old)
-        say(f"the earlier run is kept as {old}")
+        say(f"the earlier run is kept as {set_aside(path)}")
     terminal = console()
     _say_plan(prepared, path)
     start = time.monotonic()
@@ -103,7 +103,7 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
         if outcome.made or not html.exists():
             _write_report(data, "html", html)
         say(
-            f"\n{outcome.made} made, {outcome.reused} already done, in {seconds:.1f} s. Report: {html}\n"
+            f"\n{outcome.made} records made, {outcome.reused} already done, in {seconds:.1f} s. Report: {html}\n"
             f"Next: bench choose {path} --max-drop 1%"
         )
     if outcome.failed:
@@ -212,10 +212,9 @@ def _write_report(data: Any, fmt: str, output: Path) -> None:
 )
 def report(run: str | None, fmt: str, output: Path | None) -> int:
     """The trade-off table of a run, with provenance, intervals, failures and skips."""
-    from bench.store import read_run
     from reports import tables
 
-    data = read_run(find_run(run))
+    data = open_run(run)
     if output is not None:
         _write_report(data, fmt, output)
         say(f"wrote {output}")
@@ -244,11 +243,10 @@ def report(run: str | None, fmt: str, output: Path | None) -> int:
 @click.option("--json", "as_json", is_flag=True)
 def choose(run: str | None, objective: str, runtime: str | None, as_json: bool, **limits: str | None) -> int:
     """Name the variant to ship under these constraints, and why each other was refused."""
-    from bench.store import read_run
     from reports import choose as chooser
 
     constraints = chooser.parse_constraints(**limits)
-    choice = chooser.choose(read_run(find_run(run)), constraints, objective=objective, runtime=runtime)
+    choice = chooser.choose(open_run(run), constraints, objective=objective, runtime=runtime)
     if as_json:
         print_json(chooser.choice_json(choice))
     else:

@@ -21,14 +21,14 @@ def profiles(ctx: click.Context) -> None:
 @profiles.command("list")
 def profiles_list() -> int:
     """Every built-in profile."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from hardware_profiles import load
 
-    table = Table("profile", "device", "runtimes", "INT8 scheme", "facts")
+    table = Table(Column("profile", no_wrap=True), "device", "runtimes", "INT8 scheme", "facts")
     for name, aliases in load.names().items():
         profile = load.load(name)
-        label = name + (f" (= {', '.join(aliases)})" if aliases else "")
+        label = "\n= ".join((name, *aliases))
         table.add_row(
             label, profile.title, ", ".join(profile.runtimes), profile.int8_scheme, str(len(profile.facts))
         )

@@ -238,6 +238,8 @@ def _default_scheme(output: Path) -> str:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--variant", help="With a run: the variant to take out of it.")
 @click.option("--format", "fmt", default="", help="With a run: onnx, tflite or pt2.")
+@click.option("--runtime", default="", help="With a run: the file that this runtime was given.")
+@click.option("--host", default="", help="With a run: local, or the device whose file is wanted.")
 @click.option(
     "--output",
     required=True,
@@ -248,9 +250,19 @@ def _default_scheme(output: Path) -> str:
 @_size_option
 @_seed_option
 @_json_option
-def export(source: Path, variant: str | None, fmt: str, output: Path, as_json: bool, **rest: Any) -> int:
+def export(
+    source: Path,
+    variant: str | None,
+    fmt: str,
+    runtime: str,
+    host: str,
+    output: Path,
+    as_json: bool,
+    **rest: Any,
+) -> int:
     """Write a model as ONNX, TFLite or an exported program, or take a variant's file out of a run."""
     from bench import single
+    from bench.types import to_json
 
     if source.is_file() or source.suffix == ".safetensors":
         return _export_file(source, output, "fp32", "", None, as_json=as_json, **rest)
@@ -258,11 +270,12 @@ def export(source: Path, variant: str | None, fmt: str, output: Path, as_json: b
         raise errors.UsageError(
             "Say which variant of the run to export", todo="Add --variant NAME; `bench report` lists them"
         )
-    target = single.export_variant(find_run(str(source)), variant, fmt, output)
+    target, artifact = single.export_variant(find_run(str(source)), variant, fmt, runtime, host, output)
     if as_json:
-        print_json({"file": str(target)})
+        print_json({"file": str(target), "artifact": to_json(artifact)})
     else:
-        click.echo(str(target))
+        scheme = f" ({artifact.scheme})" if artifact.scheme else ""
+        click.echo(f"{target}: {artifact.precision}{scheme}, {artifact.size_bytes:,} bytes")
     return errors.EXIT_DONE
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.cells import CellMaker, failure
+from bench.measure.environment import hardware
 from bench.plan import Plan, PlannedCell, PlannedExport, PlannedVariant
 from bench.preflight import Prepared
-from bench.store import Run
+from bench.store import Run, require_space
 from bench.types import (
     Artifact,
     DistillStep,
@@ -28,6 +29,9 @@ from bench.types import (
     TrainStep,
     to_json,
 )
+
+LEAST_FREE = 32_000_000
+"""Bytes that must be free before a variant, an export or a cell is begun."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ def _write_manifest(prepared: Prepared, run: Run) -> None:
             "profile": to_json(plan.profile),
             "recipe": {"name": plan.recipe.name, "description": plan.recipe.description},
             "data": prepared.index.to_json(),
-            "environment": before.get("environment") or prepared.environment,
+            "environment": _environment(before.get("environment"), prepared.environment),
             "plan": {
                 "variant": [v.key for v in plan.variants],
                 "artifact": [e.key for e in plan.exports],
@@ -74,6 +78,12 @@ def _write_manifest(prepared: Prepared, run: Run) -> None:
             },
         }
     )
+
+
+def _environment(before: Json | None, now: Json) -> Json:
+    """The environment of the run: the earlier one while hardware and packages are the same."""
+    same = before and all(hardware(before)[k] == v for k, v in hardware(now).items())
+    return before if before and same and before.get("packages") == now["packages"] else now
 
 
 class _Engine:
@@ -96,6 +106,10 @@ class _Engine:
         record = self.run.done(kind, key)
         return record if record and record["status"] != "failed" else None
 
+    def _begin(self, name: str) -> None:
+        require_space(self.run.path, LEAST_FREE)
+        self.notify("item", {"name": name, "done": False})
+
     def _append(self, record: Json) -> Json:
         self.outcome.made += 1
         if record["status"] == "failed":
@@ -116,7 +130,7 @@ class _Engine:
             if self._finished("variant", planned.key):
                 self.outcome.reused += 1
             else:
-                self.notify("item", {"name": name, "done": False})
+                self._begin(name)
                 self._make_variant(planned)
             self.notify("item", {"name": name, "done": True})
 
@@ -209,7 +223,7 @@ class _Engine:
             if self._finished("artifact", planned.key):
                 self.outcome.reused += 1
             else:
-                self.notify("item", {"name": label, "done": False})
+                self._begin(label)
                 self._make_export(planned)
             self.notify("item", {"name": label, "done": True})
 
@@ -277,9 +291,10 @@ class _Engine:
                 if self._finished("cell", planned.key):
                     self.outcome.reused += 1
                 else:
-                    self.notify("item", {"name": planned.cell.label, "done": False})
+                    self._begin(planned.cell.label)
                     self._append(maker.make(planned, self._upcoming(i)))
-                self.notify("item", {"name": planned.cell.label, "done": True})
+                skipped = bool(planned.skip) and not planned.export
+                self.notify("item", {"name": planned.cell.label, "done": True, "skipped": skipped})
         finally:
             maker.close()
 

@@ -54,7 +54,12 @@ class Prepared:
             self.options.seed,
             self.options.sets,
         ]
-        tail = f"-{digest(changed)[:6]}" if any(changed) else ""
+        places = [
+            str(Path(p).resolve())
+            for p in (spec.partition("folder:")[2], self.options.recipe)
+            if _is_place(p)
+        ]
+        tail = f"-{digest([changed, places])[:6]}" if any(changed) or places else ""
         return f"{self.plan.profile.name}-{self.plan.recipe.name}-{safe}{tail}"
 
 
@@ -91,6 +96,11 @@ def prepare(options: RunOptions) -> Prepared:
         only=options.only,
     )
     return Prepared(plan, index, machine, options)
+
+
+def _is_place(name: str) -> bool:
+    """A folder of data or a recipe file: two of them can have one name."""
+    return bool(name) and name not in recipes.names()
 
 
 def check_models(prepared: Prepared, path: Path) -> None:

@@ -63,7 +63,7 @@ class Progress:
             self._update(info=info["name"])
             return
         self._drop_detail()
-        if self._item == info["name"]:
+        if self._item == info["name"] and not info.get("skipped"):
             self.console.print(
                 f"  {escape(info['name'])}  [dim]{time.monotonic() - self._item_start:.1f} s[/dim]",
                 highlight=False,

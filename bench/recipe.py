@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -91,6 +92,14 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _override(table: Json, key: str, value: Any) -> None:
     *parents, last = key.split(".")
+    if not parents and key in {f.name for f in dataclasses.fields(Training)}:
+        raise ConfigError(
+            f"--set {key}: a recipe has no such key at its top", todo=f"Did you mean training.{key}?"
+        )
+    if parents[:1] == ["variants"] and len(parents) > 1 and parents[1] not in table.get("variants", {}):
+        raise ConfigError(
+            f"--set {key}: no variant {parents[1]!r}", todo=nearest(parents[1], table.get("variants", {}))
+        )
     node = table
     for i, part in enumerate(parents):
         child = node.setdefault(part, {}) if part in _TOP or i else node.get(part)
@@ -99,10 +108,6 @@ def _override(table: Json, key: str, value: Any) -> None:
                 f"--set {key}: there is no table {'.'.join(parents[: i + 1])!r}", todo=nearest(part, _TOP)
             )
         node = child
-    if parents[:1] == ["variants"] and len(parents) > 1 and not table["variants"].get(parents[1]):
-        raise ConfigError(
-            f"--set {key}: no variant {parents[1]!r}", todo=nearest(parents[1], table["variants"])
-        )
     node[last] = value
 
 
@@ -127,6 +132,8 @@ def parse(table: Json, name: str, where: str) -> Recipe:
         raise ConfigError(
             f"{where}: reference {reference!r} is no variant", todo=nearest(str(reference), by_name)
         )
+    if by_name[reference].intermediate:
+        raise ConfigError(f"{where}: the reference {reference!r} is intermediate", todo="It must be measured")
     return Recipe(
         name, str(table.get("description", "")), reference, data, dict(protocol), _ordered(by_name, where)
     )
@@ -215,9 +222,9 @@ def _variants(table: Json, where: str) -> list[Variant]:
             name = pattern.replace("{parent}", str(parent))
             if name in found:
                 raise ConfigError(f"{place}: there are two variants {name!r}")
-            if not name or any(c in name for c in "/\\ \t\n\r\0") or name.startswith((".", "-")):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise ConfigError(
-                    f"{place}: {name!r} cannot be a variant's name", todo="Use letters, digits, - and _"
+                    f"{place}: {name!r} cannot be a variant's name", todo="Use letters, digits, -, _ and ."
                 )
             step = _step(entry, table.get("training", {}), place)
             found[name] = Variant(name, step, str(parent), _flag(entry.get("intermediate", False), place))
@@ -234,7 +241,7 @@ def _flag(value: Any, place: str) -> bool:
 
 def _step(entry: Json, training_defaults: Any, place: str) -> Step:
     kind = entry.get("step")
-    if kind not in STEPS:
+    if not isinstance(kind, str) or kind not in STEPS:
         raise ConfigError(f"{place}: step", repr(kind), nearest(str(kind), STEPS))
     cls = STEPS[kind]
     own = {f.name for f in dataclasses.fields(cls)} - {"kind", "version", "training"}

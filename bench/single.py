@@ -54,14 +54,17 @@ def run_step(
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output must end in .safetensors, not {output.name!r}")
-    for path in (parent, teacher):
-        if path is not None and not path.is_file():
-            raise UsageError(f"There is no model file {path}")
+    from bench.store import explain_disk_errors
     from distill import data as datasets
 
     index = datasets.index(data, seed)
+    for path in (parent, teacher):
+        if path is not None:
+            _check_fits(path, index)
+    _check_output(output)
     work = output.with_name(output.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
+    with explain_disk_errors(output):
+        work.mkdir(parents=True, exist_ok=True)
     loaded: list[Any] = []
 
     def load() -> Any:
@@ -70,7 +73,7 @@ def run_step(
         return loaded[0]
 
     result = run_handler(step, StepContext(output.stem, seed, load, parent, teacher, work, notify))
-    shutil.move(str(result.model), output)
+    _move(result.model, output)
     judged = _judge(output, load(), split)
     shutil.rmtree(work, ignore_errors=True)
     return {
@@ -84,6 +87,41 @@ def run_step(
         "notes": list(result.notes),
         "classification": judged,
     }
+
+
+def _check_output(output: Path) -> None:
+    """Refuse an output that cannot become a file, before any work."""
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder", todo="Name the file to write")
+    parent = next(p for p in output.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise UsageError(f"--output {output} cannot be written", f"{parent} is a file")
+
+
+def _check_fits(model: Path, index: Any) -> None:
+    """Refuse a model that knows other classes or takes other images than the data has."""
+    from distill import models
+
+    if not model.is_file():
+        raise UsageError(f"There is no model file {model}")
+    spec = models.read_spec(model)
+    wanted, given = (spec.classes, spec.channels), (len(index.classes), index.channels)
+    if wanted != given:
+        raise ModelError(
+            f"{model.name} does not fit the data {index.spec}",
+            "a model of {} classes and {}-channel images, data of {} classes and {} channels".format(
+                *wanted, *given
+            ),
+            "Give the data it was trained on with --data",
+        )
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a finished file into place: whole or not at all."""
+    from bench.store import explain_disk_errors, write_atomic
+
+    with explain_disk_errors(target):
+        write_atomic(target, source.read_bytes())
 
 
 def _judge(model: Path, dataset: Any, split: str) -> Json:
@@ -116,13 +154,13 @@ def export_model(
     from compress.export import export
     from distill import data as datasets
 
-    if not model.is_file():
-        raise UsageError(f"There is no model file {model}")
-    dataset = datasets.load(datasets.index(data, seed))
+    index = datasets.index(data, seed)
+    _check_fits(model, index)
+    _check_output(output)
+    dataset = datasets.load(index)
     with tempfile.TemporaryDirectory() as work:
         result = export(model, fmt, precision, scheme, step, dataset, Path(work))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(str(result.path), output)
+        _move(result.path, output)
     write_sidecar(output, result.artifact)
     return {
         "artifact": to_json(result.artifact),
@@ -139,29 +177,51 @@ def write_sidecar(file: Path, artifact: Artifact) -> None:
     write_atomic(file.with_name(file.name + ".json"), json.dumps(to_json(artifact), indent=1).encode())
 
 
-def export_variant(path: Path, variant: str, fmt: str, output: Path) -> Path:
-    """Copy one variant's artifact out of a run, with its sidecar. Returns the file written."""
-    from bench.store import read_run
+def export_variant(
+    path: Path, variant: str, fmt: str, runtime: str, host: str, output: Path
+) -> tuple[Path, Artifact]:
+    """Copy the file that a cell measured out of a run, with its sidecar; returns the file and what it is.
+
+    A run can hold several files of one variant in one format (INT8 for this CPU, INT8 for the
+    target): ``runtime``, ``host`` and ``fmt`` say which, and without ``host`` this machine's come first.
+
+    Raises:
+        UsageError: none fits, or several do.
+    """
+    from bench.store import explain_disk_errors, read_run, write_atomic
 
     run = read_run(path)
     if variant not in run.variants:
         raise UsageError(f"The run {path} has no variant {variant!r}", todo=nearest(variant, run.variants))
-    found = {
-        r["format"]: r for r in run.artifacts.values() if r["variant"] == variant and r["status"] == "ok"
-    }
-    record = found.get(fmt) if fmt else next(iter(found.values()), None)
-    if record is None:
-        raise UsageError(
-            f"The variant {variant!r} has no {fmt or 'exported'} artifact",
-            f"formats: {', '.join(found) or 'none'}",
+    found: dict[str, tuple[Artifact, str]] = {}
+    for cell in sorted(run.cells, key=lambda c: c["cell"]["host"] != "local"):
+        where, record = cell["cell"], run.artifacts.get(cell["artifact"] or "")
+        if where["variant"] != variant or record is None or record["status"] != "ok":
+            continue
+        wanted = (
+            fmt in ("", record["format"])
+            and runtime in ("", where["runtime"])
+            and host in ("", where["host"])
         )
-    artifact = Artifact.from_json(record["artifact"])
+        if wanted and not (not host and found and where["host"] != "local"):
+            label = f"{where['runtime']} on {where['host']} ({record['format']})"
+            found.setdefault(record["key"], (Artifact.from_json(record["artifact"]), label))
+    if not found:
+        raise UsageError(
+            f"The variant {variant!r} has no such file in {path}", todo="`bench report` lists what was made"
+        )
+    if len(found) > 1:
+        labels = ", ".join(label for _, label in found.values())
+        raise UsageError(
+            f"The variant {variant!r} has several files", labels, "Say which with --format or --runtime"
+        )
+    ((artifact, _),) = found.values()
     source = run.object_path(artifact.sha256)
-    output.mkdir(parents=True, exist_ok=True)
     target = output / f"{variant}{source.suffix}"
-    shutil.copyfile(source, target)
-    write_sidecar(target, artifact)
-    return target
+    with explain_disk_errors(output):
+        write_atomic(target, source.read_bytes())
+        write_sidecar(target, artifact)
+    return target, artifact
 
 
 def describe_file(path: Path, runtime: str = "") -> tuple[Artifact, str]:
@@ -255,6 +315,11 @@ def measure_file(
             )
         else:
             metrics["accuracy"] = Quantity.missing("no --data given", "fraction")
+    notes = list(result.notes)
+    if artifact.scheme in ("s8s8", "u8s8") and chosen.int8_scheme(environment.describe()) == "u8s8-7bit":
+        notes.append(
+            f"made as {artifact.scheme} for another target: 16-bit sums saturate on this CPU, so its accuracy is lower here"
+        )
     for key in ("macs", "params"):
         metrics.setdefault(key, Quantity.missing("not counted in a foreign file", key))
     return {
@@ -269,7 +334,7 @@ def measure_file(
         **{k: to_json(v) for k, v in metrics.items()},
         "classification": classification,
         "environment": environment.describe() | {"runtime": result.runtime},
-        "notes": list(result.notes),
+        "notes": notes,
     }
 
 

@@ -31,6 +31,7 @@ from bench.errors import StoreError
 from bench.records import checksum, objects_of, parse_records, upgrade
 from bench.types import SCHEMA, Json
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT)
 RECORDS, MANIFEST = "records.jsonl", "manifest.json"
 
 
@@ -101,9 +102,28 @@ def _read_manifest(path: Path) -> Json | None:
             f"The manifest of the run {path} cannot be read", str(err),
             "Move it away and run the same command again; finished work is kept in records.jsonl",
         ) from err  # fmt: skip
-    if int(manifest.get("schema", 0)) > SCHEMA:
+    problem = _manifest_problem(manifest)
+    if problem:
+        raise StoreError(
+            f"The manifest of the run {path} is damaged", problem,
+            "Move it away and run the same command again; finished work is kept in records.jsonl",
+        )  # fmt: skip
+    if manifest.get("schema", 0) > SCHEMA:
         upgrade(manifest)
     return dict(manifest)
+
+
+def _manifest_problem(manifest: Any) -> str:
+    if not isinstance(manifest, dict):
+        return "not a table"
+    if not isinstance(manifest.get("schema", 0), int):
+        return f"schema {manifest['schema']!r}"
+    plan = manifest.get("plan", {})
+    if not isinstance(plan, dict) or not all(isinstance(keys, list) for keys in plan.values()):
+        return "a plan that is no table of lists"
+    if any(not isinstance(manifest.get(k, {}), dict) for k in ("profile", "recipe", "data", "environment")):
+        return "a part that is no table"
+    return ""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -148,6 +168,26 @@ def _slow(file: Any) -> str:
     return digest.hexdigest()
 
 
+def no_space(err: OSError, path: Path | None = None) -> StoreError:
+    """The error for a full disk."""
+    where = f" to {path}" if path else ""
+    todo = "Free some space and run the same command again: finished work is kept"
+    return StoreError(f"Cannot write{where}", err.strerror or "the disk is full", todo)
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Stop before a step that could fill the disk: some libraries end the whole process then.
+
+    Raises:
+        StoreError: fewer than ``needed`` bytes are free where ``path`` is.
+    """
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise no_space(
+            OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are needed"), path
+        )
+
+
 @contextlib.contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or unwritable disk into a StoreError that says what is kept."""
@@ -155,12 +195,34 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as err:
         if err.errno == errno.ENOSPC:
-            todo = "Free some space and run the same command again: finished work is kept"
-        elif err.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            todo = "Give a writable directory with --out"
+            raise no_space(err, path) from err
+        if err.errno in UNWRITABLE:
+            todo = "Give another place, one that can be written"
         else:
             raise
         raise StoreError(f"Cannot write to {path}", err.strerror or str(err), todo) from err
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a run to make room for a fresh one of its name; returns where it is kept.
+
+    Raises:
+        StoreError: when a process is writing to it, or the place cannot be written.
+    """
+    run = Run(path)
+    with explain_disk_errors(path):
+        run.take_lock()
+        try:
+            stamp = time.strftime("%Y%m%dT%H%M%S")
+            names = (
+                path.with_name(f"{path.name}.{stamp}{tail}")
+                for tail in ("", *(f"-{i}" for i in range(2, 100)))
+            )
+            kept = next(name for name in names if not name.exists())
+            path.rename(kept)
+        finally:
+            run.release()
+    return kept
 
 
 class Run:
@@ -176,7 +238,7 @@ class Run:
         with explain_disk_errors(self.path):
             for folder in (self.path, self.path / "objects", self.path / "work"):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self.take_lock()
             try:
                 self._recover()
                 self._verify()
@@ -186,9 +248,14 @@ class Run:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others write."""
         self._lock.close()
 
-    def _take_lock(self) -> None:
+    def take_lock(self) -> None:
+        """Become the one writer. Raises StoreError when another process is."""
         import fcntl
 
         self._lock = (self.path / "lock").open("a+")
@@ -269,11 +336,12 @@ class Run:
         record["sum"] = checksum(record)
         line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         file = self.path / RECORDS
-        with explain_disk_errors(file), file.open("ab") as out:
-            start = out.tell()
+        with explain_disk_errors(file), file.open("ab", buffering=0) as out:
+            start = out.seek(0, os.SEEK_END)
             try:
-                out.write(line)
-                out.flush()
+                written = 0
+                while written < len(line):
+                    written += out.write(line[written:])
                 os.fsync(out.fileno())
             except OSError:
                 # a half-written line would only be set aside later; take it back now

@@ -30,6 +30,18 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
+def open_run(name: str | None) -> Any:
+    """Read a run; what is damaged in it is said."""
+    from bench.store import read_run
+
+    data = read_run(find_run(name))
+    if data.damaged:
+        say(
+            f"warning: {len(data.damaged)} damaged record(s) of {data.path} are left out; the same `bench run` makes them again"
+        )
+    return data
+
+
 def find_run(name: str | None) -> Path:
     """A run by path, by its name under ``runs/``, or the latest one."""
     if name is None:

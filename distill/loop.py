@@ -46,11 +46,11 @@ class _Diverged(Exception):
 
 
 def learning_rate(step: int, steps_per_epoch: int, options: Training) -> float:
-    """The rate of a step: linear warm-up, then cosine to 0 in ``restarts`` equal cycles, or constant.
+    """The rate of a step: linear warm-up (half of the training at most), then cosine to 0 in ``restarts`` equal cycles, or constant.
 
     Cosine with warm restarts: Loshchilov and Hutter, SGDR, 2017.
     """
-    warm = round(options.warmup_epochs * steps_per_epoch)
+    warm = round(min(options.warmup_epochs, options.epochs / 2) * steps_per_epoch)
     if step < warm:
         return options.lr * (step + 1) / warm
     if options.schedule == "constant":

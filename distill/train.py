@@ -70,11 +70,6 @@ def check_training(options: Training, has_weights: bool = False) -> None:
             "training.freeze_epochs must leave epochs to train the whole model",
             f"{options.freeze_epochs} of {options.epochs}",
         )
-    if options.epochs and options.warmup_epochs >= options.epochs:
-        raise ConfigError(
-            "training.warmup_epochs must be less than epochs",
-            f"{options.warmup_epochs:g} of {options.epochs}",
-        )
 
 
 def check_distill(step: DistillStep) -> None:

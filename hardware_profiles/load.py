@@ -14,6 +14,8 @@ from bench.errors import ConfigError, nearest
 from bench.types import Fact, Profile, Protocol
 
 FOLDER = Path(__file__).parent
+LARGEST = 1_000_000
+"""Bytes; a recipe or profile has some thousands."""
 KINDS = ("local", "edge-gpu", "arm-cpu", "phone", "server-gpu", "x86-cpu", "browser")
 SCHEMES = ("u8s8", "u8s8-7bit", "s8s8", "litert")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
@@ -49,10 +51,12 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict. Raises ConfigError with file and line."""
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}")
     try:
+        if path.stat().st_size > LARGEST:
+            raise ConfigError(f"{path} is too large to be a configuration", f"{path.stat().st_size:,} bytes")
         return parse_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise ConfigError(f"There is no file {path}") from err
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path} cannot be read", str(err)) from err
     except ValueError as err:

@@ -269,8 +269,10 @@ def _choice(
     limits: list[Limit],
 ) -> Choice:
     chosen = ordered[0]
-    name, fmt = chosen.cell.variant, chosen.format or "onnx"
-    words = [str(run.path), "--variant", name, "--format", fmt, "--output", f"deploy/{name}"]
+    name = chosen.cell.variant
+    words = [str(run.path), "--variant", name, "--runtime", chosen.cell.runtime]
+    words += [] if chosen.cell.host == "local" else ["--host", chosen.cell.host]
+    words += ["--output", f"deploy/{name}"]
     command = shlex.join(["bench", "export", *words])
     return Choice(
         objective,

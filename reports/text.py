@@ -10,7 +10,7 @@ MARKS = {"measured": "", "estimated": "~", "predicted": "*"}
 MISSING = "–"
 LEGEND = (
     "No mark: measured on that machine; ~ estimated by a model of this machine; "
-    "* predicted, the device was not there; – missing, the reason is given below."
+    "* predicted, the device was not there; – missing, with its reason under Missing."
 )
 INTERVAL_NOTE = (
     'Intervals are 95%. Those of latency and of "faster" cover the variation inside one process only; '

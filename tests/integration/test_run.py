@@ -98,7 +98,7 @@ def test_the_same_command_again_does_nothing(finished):
     before = (finished / "run" / "records.jsonl").read_bytes()
     start = time.monotonic()
     done = bench(*run_arguments(), cwd=finished)
-    assert done.returncode == 0 and "0 made" in done.stderr, done.stderr
+    assert done.returncode == 0 and "0 records made" in done.stderr, done.stderr
     assert time.monotonic() - start < 15
     assert (finished / "run" / "records.jsonl").read_bytes() == before
 
@@ -128,6 +128,68 @@ def test_choose_names_a_variant_and_its_export_works(finished, tmp_path):
     assert measured.returncode == 0, measured.stderr
     cell = json.loads(measured.stdout)
     assert cell["status"] == "ok" and cell["latency_ms"]["value"] > 0 and 0 <= cell["accuracy"]["value"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("where", "scheme"),
+    [
+        (["--runtime", "onnxruntime"], "local"),
+        (["--host", "jetson-agx-xavier"], "s8s8"),
+        (["--format", "onnx"], "local"),
+    ],
+)
+def test_export_takes_the_file_that_the_cell_measured(finished, tmp_path, where, scheme):
+    done = bench(
+        "export",
+        "run",
+        "--variant",
+        "teacher-int8",
+        *where,
+        "--output",
+        str(tmp_path),
+        "--json",
+        cwd=finished,
+    )
+    assert done.returncode == 0, done.stderr
+    artifact = json.loads(done.stdout)["artifact"]
+    (local,) = _cells(finished, variant="teacher-int8", runtime="onnxruntime", host="local")
+    measured = read_run(finished / "run").artifacts[local["artifact"]]["artifact"]
+    assert (artifact["scheme"] == "s8s8") == (scheme == "s8s8")
+    assert scheme == "s8s8" or artifact["sha256"] == measured["sha256"]
+
+
+def test_export_asks_when_several_files_fit(finished, tmp_path):
+    done = bench("export", "run", "--variant", "teacher", "--output", str(tmp_path), cwd=finished)
+    assert done.returncode == 2 and "several files" in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_damaged_records_are_said_by_the_report(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    with (tmp_path / "run" / "records.jsonl").open("ab") as file:
+        file.write(b"{torn")
+    done = bench("report", "run", "--format", "csv", cwd=tmp_path)
+    assert done.returncode == 0 and "1 damaged record" in done.stderr
+
+
+def test_a_model_that_does_not_fit_the_data_is_refused_before_any_work(finished, tmp_path):
+    from PIL import Image
+
+    data = read_run(finished / "run")
+    model = data.object_path(data.variants["teacher"]["model"]["sha256"])
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (8, 8), (i * 12, 30, 60)).save(tmp_path / "data" / label / f"{label}{i}.png")
+    arguments = [
+        "prune",
+        str(model),
+        "--data",
+        f"folder:{tmp_path / 'data'}",
+        "--output",
+        "out/p.safetensors",
+    ]
+    done = bench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and "does not fit the data" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_nothing_fits_is_exit_6(finished):

@@ -130,7 +130,7 @@ def test_the_fastest_that_fits_is_chosen_and_can_be_exported(run: FakeRun) -> No
     assert (choice.chosen.cell.variant, choice.chosen.cell.runtime) == ("student-kd-int8", "onnxruntime")
     assert choice.chosen.cell.batch == 1 and choice.chosen.cell.host == "local"
     assert choice.command.startswith(
-        f"bench export {run.path} --variant student-kd-int8 --format onnx --output "
+        f"bench export {run.path} --variant student-kd-int8 --runtime onnxruntime --output "
     )
     latencies = [row.metrics["latency_ms"].value for row in choice.runners_up]
     assert latencies == sorted(latencies) and latencies

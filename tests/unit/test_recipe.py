@@ -69,6 +69,10 @@ def test_variants_come_after_what_they_need():
         ("varaints", {}, "Did you mean variants"),
         ("schema", 2, "schema must be 1"),
         ("variants/teacher/step", "tarin", "Did you mean train"),
+        ("variants/teacher/step", {"x": 1}, "step"),
+        ("variants/teacher/step", ["train"], "step"),
+        ("variants/teacher/intermediate", True, "is intermediate"),
+        ("variants/[red]x", {"step": "train", "model": "m"}, "cannot be a variant's name"),
         ("variants/teacher/epohcs", 3, "Did you mean epochs"),
         ("variants/teacher/epochs", "three", "must be a int"),
         ("variants/teacher/epochs", True, "must be a int"),
@@ -141,10 +145,22 @@ def test_override_mistakes(text):
         recipe.parse_override(text)
 
 
-@pytest.mark.parametrize("key", ["trainign.epochs", "variants.teachr.epochs"])
-def test_override_of_unknown_places(key):
-    with pytest.raises(ConfigError, match="Did you mean"):
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("trainign.epochs", "training"), ("variants.teachr.epochs", "teacher"), ("epochs", "training.epochs")],
+)
+def test_override_of_unknown_places(key, hint):
+    with pytest.raises(ConfigError, match=f"Did you mean {hint}"):
         recipe.load("demo", {key: 3})
+
+
+def test_a_recipe_that_is_no_plain_small_file_is_refused(tmp_path):
+    big = tmp_path / "big.toml"
+    big.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(ConfigError, match="too large"):
+        recipe.load(str(big))
+    with pytest.raises(ConfigError, match="no file"):
+        recipe.load("/dev/zero.toml/")
 
 
 def test_unknown_recipe_and_malformed_toml(tmp_path):

@@ -127,7 +127,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
 def test_an_unwritable_place_is_a_clear_error(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
-    with pytest.raises(StoreError, match="--out"), Run(blocker / "r"):
+    with pytest.raises(StoreError, match="another place"), Run(blocker / "r"):
         pass
 
 
@@ -172,3 +172,41 @@ def test_any_bytes_in_the_records_file_are_survived(junk):
 def test_the_checksum_does_not_depend_on_key_order(record):
     again = dict(reversed(list(record.items())))
     assert store.checksum(record) == store.checksum(again)
+
+
+def test_a_fresh_start_keeps_the_old_run_and_refuses_while_it_is_written(tmp_path):
+    with Run(tmp_path / "r") as run:
+        run.append(_cell("a"))
+        with pytest.raises(StoreError, match="Another process"):
+            store.set_aside(tmp_path / "r")
+    first = store.set_aside(tmp_path / "r")
+    _run_with(tmp_path / "r", _cell("b"))
+    second = store.set_aside(tmp_path / "r")
+    assert first != second and not (tmp_path / "r").exists()
+    assert (
+        b'"a"' in (first / "records.jsonl").read_bytes() and b'"b"' in (second / "records.jsonl").read_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "5",
+        '{"schema": "x"}',
+        '{"schema": null}',
+        '{"schema": 1, "plan": 5}',
+        '{"plan": {"cell": 5}}',
+        '{"data": 3}',
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_a_clear_error(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(StoreError, match="damaged"):
+        read_run(tmp_path)
+
+
+def test_too_little_space_stops_before_work(tmp_path):
+    with pytest.raises(StoreError, match="are free"):
+        store.require_space(tmp_path, 10**18)
+    store.require_space(tmp_path, 1)
