@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_over(
     again = train.run_train(
         step,
         context(
-            digits, tmp_path, notify=lambda event, details: said.append(f"{event} {details.get('message')}")
+            digits, tmp_path, notify=lambda event, details: said.append(f"{event} {details.get('text')}")
         ),
     )
     assert same(first, again)
