@@ -290,7 +290,7 @@ def export(
 @_json_option
 def measure(file: Path, max_seconds: float, as_json: bool, **rest: Any) -> int:
     """Time and weigh one artifact in a fresh process."""
-    from bench import single
+    from bench.measure.artifact import measure_file
     from bench.progress import Progress
     from bench.recipe import check_protocol
     from bench.types import Protocol
@@ -298,7 +298,7 @@ def measure(file: Path, max_seconds: float, as_json: bool, **rest: Any) -> int:
     protocol = Protocol(max_seconds=max_seconds, timeout_seconds=max_seconds + 120)
     check_protocol(protocol, "--max-seconds")
     with Progress(console(), quiet=as_json) as progress:
-        cell = single.measure_file(file, protocol=protocol, notify=progress, **rest)
+        cell = measure_file(file, protocol=protocol, notify=progress, **rest)
     if as_json:
         print_json(cell)
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,6 @@ from bench.types import (
     DataOptions,
     Json,
     Notify,
-    Preprocess,
-    Protocol,
-    Quantity,
     QuantizeStep,
     Step,
     StepContext,
@@ -222,134 +218,3 @@ def export_variant(
         write_atomic(target, source.read_bytes())
         write_sidecar(target, artifact)
     return target, artifact
-
-
-def describe_file(path: Path, runtime: str = "") -> tuple[Artifact, str]:
-    """The Artifact of a file made here or elsewhere, and the runtime that takes it."""
-    from bench.store import file_sha256
-
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}")
-    if path.suffix not in FORMATS:
-        raise UsageError(
-            f"{path.name} is no model that a runtime here takes", todo=f"Known: {', '.join(FORMATS)}"
-        )
-    fmt, default = FORMATS[path.suffix]
-    sidecar = path.with_name(path.name + ".json")
-    if sidecar.is_file():
-        try:
-            artifact = Artifact.from_json(json.loads(sidecar.read_text()))
-        except (ValueError, TypeError, KeyError) as err:
-            raise ModelError(
-                f"{sidecar} does not describe an artifact", str(err), "Delete it or export the model again"
-            ) from err
-        return replace(artifact, format=fmt), runtime or default
-    return Artifact(fmt, file_sha256(path), path.stat().st_size, path.name), runtime or default
-
-
-def measure_file(
-    path: Path,
-    *,
-    runtime: str,
-    data: str,
-    batch: int,
-    threads: int,
-    seed: int,
-    protocol: Protocol,
-    notify: Notify,
-) -> Json:
-    """Measure one artifact in a fresh process; one cell as JSON."""
-    import numpy as np
-
-    from bench import runtimes
-    from bench.hosts import open_host
-    from bench.measure import accuracy, environment, power
-    from bench.runtimes.base import CellJob
-
-    artifact, name = describe_file(path, runtime)
-    chosen = runtimes.get(name)
-    if chosen.format != artifact.format:
-        raise UsageError(f"{name} takes {chosen.format} files, not {path.name}")
-    host = open_host("local")
-    probe = chosen.probe(host)
-    if not probe.available:
-        from bench.errors import MissingError
-
-        raise MissingError(f"The runtime {name} is not available", probe.reason, probe.remedy)
-    metrics: dict[str, Quantity] = {
-        "size_bytes": Quantity(
-            path.stat().st_size, "bytes", n=1, provenance="measured", method="size of the file"
-        )
-    }
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        labels, bounds = None, {}
-        if data:
-            bounds = _write_images(artifact.preprocess, data, seed, folder, path)
-            labels = np.load(folder / "labels.npy")
-        source = power.open_source()
-        try:
-            job = CellJob(
-                artifact,
-                path,
-                folder,
-                batch,
-                threads,
-                protocol=protocol,
-                images=folder / "images.npy" if data else None,
-                predict=bool(data),
-            )
-            result = chosen.measure(job, host, notify, energy=source)
-        finally:
-            source.close()
-        metrics |= result.metrics
-        classification = None
-        if result.outputs is not None and labels is not None:
-            logits, test = np.load(result.outputs), slice(*bounds["test"])
-            classification = accuracy.metrics(logits[test], labels[test], list(artifact.labels)) | {
-                "split": "test"
-            }
-            right = int((logits[test].argmax(1) == labels[test]).sum())
-            metrics["accuracy"] = accuracy.accuracy_quantity(
-                right, len(labels[test]), f"test images, {name} here"
-            )
-        else:
-            metrics["accuracy"] = Quantity.missing("no --data given", "fraction")
-    notes = list(result.notes)
-    if artifact.scheme in ("s8s8", "u8s8") and chosen.int8_scheme(environment.describe()) == "u8s8-7bit":
-        notes.append(
-            f"made as {artifact.scheme} for another target: 16-bit sums saturate on this CPU, so its accuracy is lower here"
-        )
-    for key in ("macs", "params"):
-        metrics.setdefault(key, Quantity.missing("not counted in a foreign file", key))
-    return {
-        "schema": 1,
-        "file": str(path),
-        "runtime": name,
-        "batch": batch,
-        "threads": threads,
-        "status": result.status,
-        "reason": result.reason,
-        "stopped": result.stopped,
-        **{k: to_json(v) for k, v in metrics.items()},
-        "classification": classification,
-        "environment": environment.describe() | {"runtime": result.runtime},
-        "notes": notes,
-    }
-
-
-def _write_images(preprocess: Preprocess | None, data: str, seed: int, folder: Path, path: Path) -> Json:
-    from distill import data as datasets
-
-    if preprocess is None:
-        raise UsageError(
-            f"How to feed images to {path.name} is not known: there is no {path.name}.json beside it",
-            todo="Leave --data out to time it on random images, or export it with `bench export`, which writes that file",
-        )
-    if preprocess.height != preprocess.width:
-        raise UsageError(
-            f"{path.name} takes {preprocess.height} x {preprocess.width} images; only square ones are read here"
-        )
-    options = DataOptions(spec=data, image_size=preprocess.height, resize=preprocess.resize)
-    bounds: Json = datasets.load(datasets.index(options, seed)).write_eval(folder)
-    return bounds

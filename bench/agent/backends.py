@@ -6,6 +6,7 @@ call and returns when the device is done, ``fetch`` gives the first output as nu
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib
 from typing import Any, Callable, Dict, List, Optional
@@ -28,7 +29,7 @@ PROVIDERS = {
 }
 
 
-class Backend:
+class Backend(abc.ABC):
     """What every backend has."""
 
     version = ""
@@ -36,15 +37,17 @@ class Backend:
     exact = False
     """Run INT8 in exact arithmetic, slowly: accuracy as on a CPU or GPU whose kernels do not saturate."""
 
+    @abc.abstractmethod
     def load(self, path: str, threads: int, device: str) -> None:
-        raise NotImplementedError
+        """Read the artifact; raise Refused when this runtime cannot run it there."""
 
+    @abc.abstractmethod
     def inputs(self) -> List[Json]:
         """name, shape (None: free), dtype and, for integers, scale and zero_point of each input."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def outputs(self) -> List[Json]:
-        raise NotImplementedError
+        """The same of each output."""
 
     def set_batch(self, batch: int) -> None:
         """Make ready for batches of this size; raise Refused when the artifact cannot."""
@@ -55,14 +58,17 @@ class Backend:
     def prepare(self, values: np.ndarray) -> Any:
         return values
 
+    @abc.abstractmethod
     def feed(self, prepared: Any) -> None:
-        raise NotImplementedError
+        """Put one prepared batch where :meth:`call` reads it; not timed."""
 
+    @abc.abstractmethod
     def call(self) -> None:
-        raise NotImplementedError
+        """Run the artifact once; this is what is timed."""
 
+    @abc.abstractmethod
     def fetch(self) -> np.ndarray:
-        raise NotImplementedError
+        """The output of the last call as an array; not timed."""
 
     def info(self) -> Json:
         """What the runtime says about itself after loading: providers, threads, device memory."""

@@ -176,7 +176,7 @@ def small_net(path: Path) -> np.ndarray:
         make.make_node("Gemm", ["f", "fw", "fb"], ["logits"], "fc", transB=1),
     ]
     entry = nodes[0].metadata_props.add()
-    entry.key, entry.value = "stack_trace", "File /home/somebody/model.py, line 3"
+    entry.key, entry.value = "stack_trace", "File /builds/model.py, line 3"
     float32 = onnx.TensorProto.FLOAT
     graph = make.make_graph(
         nodes,
