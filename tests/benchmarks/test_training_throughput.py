@@ -90,6 +90,7 @@ def test_the_loop_keeps_nine_tenths_of_a_bare_loops_throughput(name: str, tmp_pa
     found = (
         f"{name}: {ratio:.3f} ({low:.3f} to {high:.3f}) of a bare loop's throughput in {len(ratios)} pairs"
     )
+    print(found)
     if ratio < BOUND <= high:
         pytest.skip(f"inconclusive, the machine is busy: {found}")
     assert ratio >= BOUND, found
