@@ -25,6 +25,9 @@ from bench.runtimes.base import CellJob
 from bench.store import Run, no_space, write_atomic
 from bench.types import Artifact, Json, Notify, Protocol, Quantity, to_json
 
+MOST_WAITING = 8
+WAITING_MB = 400
+"""What a worker takes that has imported torch and waits (about 350 MB, much of it shared)."""
 ACCURACY_ONLY = Protocol(half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
 METRICS = (
     "latency_ms", "p90_ms", "p95_ms", "p99_ms", "throughput_ips", "first_call_ms", "load_ms", "memory_mb", "energy_mj",
@@ -53,6 +56,13 @@ def failure(err: BaseException) -> Json:
     return {"status": "failed", "reason": f"{type(err).__name__}: {text}", "detail": detail}
 
 
+def worker_room(environment: Json) -> int:
+    """How many waiting workers fit in a quarter of this machine's free memory; at most ``MOST_WAITING``."""
+    memory = environment.get("memory", {})
+    known = [m for m in (memory.get("available_mb"), memory.get("cgroup_mb")) if m]
+    return min([MOST_WAITING, *(int(m / 4 / WAITING_MB) for m in known)])
+
+
 class CellMaker:
     """Makes cell records for one run. ``data`` loads the data set on first use. Close it when done."""
 
@@ -61,6 +71,15 @@ class CellMaker:
         self.plan: Plan = prepared.plan
         self._energy: Any = None
         self._ahead: dict[str, Any] = {}
+
+    def get_ready(self, upcoming: list[PlannedCell]) -> None:
+        """Start what takes seconds to start while nothing is timed yet; ``upcoming`` are the cells to be timed."""
+        if not upcoming:
+            return
+        slow = [c for c in upcoming if runtimes.get(c.runtime_here).slow_start]
+        for planned in slow[: worker_room(self.prepared.environment)]:
+            self._start(planned)
+        self.energy()
 
     def close(self) -> None:
         """End the workers started ahead, and the energy source."""
@@ -195,10 +214,14 @@ class CellMaker:
         return watch
 
     def _start_ahead(self, upcoming: list[PlannedCell]) -> None:
-        """Import the runtimes of the next cells side by side, one a core, when no worker is waiting."""
-        if self._ahead:
+        """Import the runtimes of the next cells side by side, one a core, when the next has no worker yet."""
+        if not upcoming or upcoming[0].key in self._ahead:
             return
         for planned in upcoming[: min(4, os.cpu_count() or 1)]:
+            self._start(planned)
+
+    def _start(self, planned: PlannedCell) -> None:
+        if planned.key not in self._ahead:
             runtime = runtimes.get(planned.runtime_here)
             self._ahead[planned.key] = runtime.start(open_host("local"), planned.cell.threads)
 

@@ -73,15 +73,16 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
     from bench import pipeline, preflight
     from bench.progress import Progress
     from bench.store import Run, read_run, set_aside
+    from reports.text import plural
 
     if out == Path():
         raise errors.UsageError("--out is empty or the present folder", todo="Name a folder for the run")
     prepared = preflight.prepare(preflight.RunOptions(**chosen))
     path = out or RUNS / prepared.name
+    preflight.check_models(prepared, path, weights=not dry_run)
     if dry_run:
         _print_plan(prepared, path, as_json)
         return errors.EXIT_DONE
-    preflight.check_models(prepared, path)
     if fresh and path.exists():
         say(f"the earlier run is kept as {set_aside(path)}")
     terminal = console()
@@ -103,7 +104,7 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
         if outcome.made or not html.exists():
             _write_report(data, "html", html)
         say(
-            f"\n{outcome.made} records made, {outcome.reused} already done, in {seconds:.1f} s. Report: {html}\n"
+            f"\n{plural(outcome.made, 'record')} made, {outcome.reused} already done, in {seconds:.1f} s. Report: {html}\n"
             f"Next: bench choose {path} --max-drop 1%"
         )
     if outcome.failed:
@@ -113,25 +114,32 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
 
 
 def _data_warnings(prepared: Any) -> list[str]:
-    skipped = prepared.index.skipped
+    from reports.text import plural
+
+    notes, skipped = list(prepared.index.notes), prepared.index.skipped
     if not skipped:
-        return []
+        return notes
     names = "; ".join(f"{path}: {reason}" for path, reason in skipped[:5])
-    return [f"{len(skipped)} file(s) of the data are left out: {names}{' ...' if len(skipped) > 5 else ''}"]
+    return [
+        *notes,
+        f"{plural(len(skipped), 'file')} of the data left out: {names}{' ...' if len(skipped) > 5 else ''}",
+    ]
 
 
 def _say_plan(prepared: Any, path: Path) -> None:
+    from reports.text import plural
+
     plan, index = prepared.plan, prepared.index
     counts = ", ".join(f"{n} {split}" for split, n in index.counts.items())
     measured = sum(1 for c in plan.cells if not c.skip)
-    say(
-        f"{plan.profile.title}: {len(plan.variants)} variants, {measured} cells to measure, {len(plan.cells) - measured} skipped"
-    )
+    cells = f"{plural(measured, 'cell')} to measure, {len(plan.cells) - measured} skipped"
+    say(f"{plan.profile.title}: {plural(len(plan.variants), 'variant')}, {cells}")
     say(f"data {index.spec} ({len(index.classes)} classes; {counts}); run {path}")
 
 
 def _print_plan(prepared: Any, path: Path, as_json: bool) -> None:
     from bench.types import to_json
+    from reports.text import plural
 
     plan = prepared.plan
     document = {
@@ -150,7 +158,9 @@ def _print_plan(prepared: Any, path: Path, as_json: bool) -> None:
     from rich.table import Table
 
     terminal = console(stderr=False)
-    steps = Table("variant", "step", "from", title=f"{len(plan.variants)} variants", title_justify="left")
+    steps = Table(
+        "variant", "step", "from", title=plural(len(plan.variants), "variant"), title_justify="left"
+    )
     for v in plan.variants:
         steps.add_row(v.variant.name, v.variant.step.kind, ", ".join(v.variant.needs) or "-")
     terminal.print(steps, _matrix(plan))
@@ -164,9 +174,11 @@ def _matrix(plan: Any) -> Any:
     """Variants by runtimes: how many cells are measured, or the number of the reason why none is."""
     from rich.table import Table
 
+    from reports.text import plural
+
     columns = list(dict.fromkeys((c.cell.runtime, c.cell.host) for c in plan.cells))
     reasons = list(dict.fromkeys(c.skip for c in plan.cells if c.skip))
-    title = f"{len(plan.cells)} cells: how many are measured, (n) why not"
+    title = f"{plural(len(plan.cells), 'cell')}: how many are measured, (n) why not"
     table = Table("variant", *(f"{r}\n{h}" for r, h in columns), title=title, title_justify="left")
     for name in dict.fromkeys(c.cell.variant for c in plan.cells):
         row = []
@@ -240,17 +252,24 @@ def report(run: str | None, fmt: str, output: Path | None) -> int:
     help="What to make best: latency, size, memory, energy, accuracy.",
 )
 @click.option("--runtime", help="Only this runtime.")
+@click.option("--host", help="Only cells of this host: local, or the target's name.")
+@click.option("--batch", type=click.IntRange(1), help="Only this batch size; default: the smallest.")
 @click.option("--json", "as_json", is_flag=True)
-def choose(run: str | None, objective: str, runtime: str | None, as_json: bool, **limits: str | None) -> int:
+def choose(
+    run: str | None, objective: str, runtime: str | None, host: str | None, batch: int | None, as_json: bool,
+    **limits: str | None,
+) -> int:  # fmt: skip
     """Name the variant to ship under these constraints, and why each other was refused."""
+    from reports import answer
     from reports import choose as chooser
 
     constraints = chooser.parse_constraints(**limits)
-    choice = chooser.choose(open_run(run), constraints, objective=objective, runtime=runtime)
+    choice = chooser.choose(open_run(run), constraints, objective, runtime, host, batch)
     if as_json:
-        print_json(chooser.choice_json(choice))
+        print_json(answer.choice_json(choice))
     else:
-        click.echo(chooser.render_choice(choice))
+        width = console(stderr=False).width if sys.stdout.isatty() else None
+        click.echo(answer.render_choice(choice, width=width))
     return errors.EXIT_DONE
 
 

@@ -21,7 +21,9 @@ _data_option = click.option(
     "--data", default="digits", show_default=True, help="digits, folder:PATH, cifar10, ..."
 )
 _size_option = click.option(
-    "--image-size", type=click.IntRange(4, 4096), help="Side in pixels; default: the data's own."
+    "--image-size",
+    type=click.IntRange(4, 4096),
+    help="Side in pixels; default: the data's own, for folders 64.",
 )
 _seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 _set_option = click.option(

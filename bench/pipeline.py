@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,10 @@ def execute(prepared: Prepared, run: Run, notify: Notify) -> Outcome:
     engine = _Engine(prepared, run, notify)
     _write_manifest(prepared, run)
     engine.variants()
-    engine.exports()
-    engine.cells()
+    with closing(CellMaker(prepared, run, notify, engine.data)) as maker:
+        maker.get_ready(engine.upcoming())
+        engine.exports()
+        engine.cells(maker)
     return engine.outcome
 
 
@@ -282,24 +285,20 @@ class _Engine:
 
     # --- cells
 
-    def cells(self) -> None:
+    def cells(self, maker: CellMaker) -> None:
         """Measure every cell that has no finished record."""
         self.notify("stage", {"name": "cells", "total": len(self.plan.cells)})
-        maker = CellMaker(self.prepared, self.run, self.notify, self.data)
-        try:
-            for i, planned in enumerate(self.plan.cells):
-                if self._finished("cell", planned.key):
-                    self.outcome.reused += 1
-                else:
-                    self._begin(planned.cell.label)
-                    self._append(maker.make(planned, self._upcoming(i)))
-                skipped = bool(planned.skip) and not planned.export
-                self.notify("item", {"name": planned.cell.label, "done": True, "skipped": skipped})
-        finally:
-            maker.close()
+        for i, planned in enumerate(self.plan.cells):
+            if self._finished("cell", planned.key):
+                self.outcome.reused += 1
+            else:
+                self._begin(planned.cell.label)
+                self._append(maker.make(planned, self.upcoming(i)))
+            skipped = bool(planned.skip) and not planned.export
+            self.notify("item", {"name": planned.cell.label, "done": True, "skipped": skipped})
 
-    def _upcoming(self, index: int) -> list[PlannedCell]:
-        """This cell and those after it that are still to be measured."""
+    def upcoming(self, index: int = 0) -> list[PlannedCell]:
+        """The cells from ``index`` on that are still to be timed."""
         return [c for c in self.plan.cells[index:] if not c.skip and not self._finished("cell", c.key)]
 
 

@@ -243,7 +243,7 @@ def _device_cells(
     for name in profile.runtimes:
         proxy = here.get(name) or here.get("onnxruntime")
         reason = f"no host for {profile.name}: its latency, memory and energy are not measured"
-        remedy = f"run on a {profile.title}, or reach one with --host once hosts over a network are supported"
+        remedy = f"run it on the device itself ({profile.title}), or reach one with --host once hosts over a network are supported"
         if precision not in profile.precisions:
             reason, remedy, proxy = f"{profile.name} has no {precision} support", "", None
         if precision == "bf16":

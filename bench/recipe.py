@@ -29,7 +29,7 @@ from bench.types import (
     TrainStep,
     Variant,
 )
-from hardware_profiles.load import parse_toml, read_toml
+from hardware_profiles.load import TYPE_WORDS, parse_toml, read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
 STEPS: dict[str, type[Any]] = {
@@ -200,7 +200,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} must be a {hint.__name__}", repr(value))
+        raise ConfigError(f"{where} must be {TYPE_WORDS[hint]}", repr(value))
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} must be finite", repr(value))
     return value
@@ -210,6 +210,7 @@ def _variants(table: Json, where: str) -> list[Variant]:
     tables = table.get("variants")
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{where}: no [variants.NAME] table", todo="A recipe needs at least a teacher")
+    build(Training, table.get("training", {}), f"{where} [training]")
     found: dict[str, Variant] = {}
     for pattern, entry in tables.items():
         place = f"{where} [variants.{pattern}]"
@@ -250,7 +251,6 @@ def _step(entry: Json, training_defaults: Any, place: str) -> Step:
         return typing.cast(Step, build(cls, options, place))
     trains = {f.name for f in dataclasses.fields(Training)}
     _known_keys(options, tuple(sorted(own | trains)), place)
-    _known_keys(training_defaults, tuple(sorted(trains)), "[training]")
     training = build(Training, training_defaults | {k: v for k, v in options.items() if k in trains}, place)
     step = build(cls, {k: v for k, v in options.items() if k in own}, place)
     return typing.cast(Step, dataclasses.replace(step, training=training))

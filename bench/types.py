@@ -163,9 +163,13 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Training:
-    """Options of one training run; shared by Train and Distill (defaults: small images, from scratch)."""
+    """Options of one training run; shared by Train and Distill (defaults: small images, from scratch).
+
+    With few images an epoch is a handful of steps: ``min_steps`` adds epochs until there are so many.
+    """
 
     epochs: int = 20
+    min_steps: int = 0
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.1

@@ -132,7 +132,7 @@ def split(listed: Listing, calibration: int, seed: int) -> tuple[dict[str, list[
     images under other names split the same way.
     """
     splits = {name: list(samples) for name, samples in listed.splits.items()}
-    notes = _drop_copies(splits)
+    notes = _contradictions(listed) + _drop_copies(splits)
     missing = [name for name in ("test", "validation") if name not in splits]
     have = Counter(s.label for s in splits["train"])
     for label, name in enumerate(listed.classes):
@@ -164,7 +164,24 @@ def split(listed: Listing, calibration: int, seed: int) -> tuple[dict[str, list[
             ", ".join(gone) or "an empty validation or test split",
             "Remove the copies and add other images",
         )
+    have_now = len(splits["calibration"])
+    if have_now < calibration / 2:
+        notes.append(f"{have_now} calibration images, not {calibration}: they are at most a tenth of train")
     return splits, notes
+
+
+def _contradictions(listed: Listing) -> list[str]:
+    """A note on images that are in two classes: no model can be right about both."""
+    labels: dict[str, set[int]] = {}
+    for samples in listed.splits.values():
+        for sample in samples:
+            labels.setdefault(sample.content, set()).add(sample.label)
+    both = [found for found in labels.values() if len(found) > 1]
+    if not both:
+        return []
+    names = " and ".join(listed.classes[label] for label in sorted(both[0]))
+    count = "1 image is" if len(both) == 1 else f"{len(both)} images are"
+    return [f"{count} in more than one class (one in {names}): their labels contradict each other"]
 
 
 def _cut(samples: Sequence[Sample], take: dict[int, int], key: str) -> tuple[list[Sample], list[Sample]]:
@@ -212,7 +229,8 @@ def _drop(splits: dict[str, list[Sample]], source: str, others: Sequence[str]) -
     splits[source] = kept
     if not dropped:
         return []
-    return [f"{dropped} images of {source} are also in {' or '.join(others)} and were dropped from {source}"]
+    what = f"1 image of {source} is" if dropped == 1 else f"{dropped} images of {source} are"
+    return [f"{what} also in {' or '.join(others)}: dropped from {source}"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         import torch
 
-        self.model, self.data, self.options, self.seed = model, data, options, seed
+        self.model, self.data, self.seed = model, data, seed
         self.objective, self.notify, self.variant, self.identity = objective, notify, variant, identity
         self.path = workdir / "checkpoint.pt"
         self.device = next(model.parameters()).device
@@ -82,6 +82,8 @@ class Trainer:
         count = len(self.labels)
         self.batch = min(options.batch_size, count)
         self.steps = count // self.batch  # a last, smaller batch would upset BatchNorm
+        epochs = max(options.epochs, math.ceil(options.min_steps / self.steps)) if options.epochs else 0
+        self.options = options = replace(options, epochs=epochs)
         self.classes = len(data.index.classes)
         self.optimizer = _optimizer(model, options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)

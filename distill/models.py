@@ -290,7 +290,7 @@ def save(module: nn.Module, spec: ModelSpec, path: Path) -> None:
 
     The widths are taken from the module itself, so a pruned net needs nothing else.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     widths = changed_widths(module, spec.arch, spec.classes, spec.channels)
     text = json.dumps({"schema": SCHEMA, **to_json(replace(spec, widths=widths))}, sort_keys=True)
@@ -298,7 +298,8 @@ def save(module: nn.Module, spec: ModelSpec, path: Path) -> None:
     state = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file(state, temporary, metadata={"edgefit": text})
+    # Not save_file: it makes files that only their owner may read.
+    temporary.write_bytes(to_bytes(state, metadata={"edgefit": text}))
     temporary.replace(path)
 
 

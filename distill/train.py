@@ -25,6 +25,7 @@ CHOICES = {
 }
 RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000),
+    "min_steps": (0, 10_000_000),
     "momentum": (0, 0.999),
     "weight_decay": (0, 1),
     "restarts": (1, 1000),

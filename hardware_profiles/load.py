@@ -20,6 +20,10 @@ KINDS = ("local", "edge-gpu", "arm-cpu", "phone", "server-gpu", "x86-cpu", "brow
 SCHEMES = ("u8s8", "u8s8-7bit", "s8s8", "litert")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 RUNTIMES = ("torch", "onnxruntime", "litert", "tensorrt")
+TYPE_WORDS = {
+    int: "a whole number", float: "a number", str: "a string", bool: "true or false", list: "a list", dict: "a table",
+}  # fmt: skip
+"""What errors call a type."""
 LOCAL = Profile(
     name="local",
     title="this machine",
@@ -133,7 +137,7 @@ def _problems(data: dict[str, Any]) -> list[str]:
         if key not in known:
             found.append(f"unknown key {key!r}. {nearest(key, known)}")
         elif not isinstance(value, known[key]) or isinstance(value, bool):
-            found.append(f"{key} must be a {known[key].__name__}, not {value!r}")
+            found.append(f"{key} must be {TYPE_WORDS[known[key]]}, not {value!r}")
     if found:
         return found
     if data["schema"] != 1:

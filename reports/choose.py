@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.errors import NothingFitsError, UsageError, nearest
-from bench.types import SCHEMA, Json, Quantity
+from bench.types import Quantity
 from reports import rows as model
-from reports import tables, text, verdicts
+from reports import text, verdicts
 from reports.limits import (
     Constraints,
     Limit,
-    drop,
     parse_constraints,
     parse_quantity,
     percent,
-    points_text,
     validation,
 )
 from reports.limits import limits as active_limits
@@ -34,11 +32,9 @@ __all__ = [
     "OBJECTIVES",
     "Choice",
     "Constraints",
-    "choice_json",
     "choose",
     "parse_constraints",
     "parse_quantity",
-    "render_choice",
 ]
 
 OBJECTIVES: dict[str, tuple[str, bool]] = {
@@ -87,7 +83,7 @@ def _refusals(row: Row, limits: list[Limit], objective: str) -> list[str]:
     for name, quantity in dict(needs).items():
         if quantity.value is None:
             missing.setdefault(quantity.reason or row.reason or "not recorded", []).append(name)
-    reasons = [f"no {' or '.join(names)} measurement: {why}" for why, names in missing.items()]
+    reasons = [f"{' and '.join(names)} not measured: {why}" for why, names in missing.items()]
     for limit in limits:
         quantity = limit.read(row)
         if quantity.value is not None and not limit.allows(quantity.value):
@@ -298,7 +294,7 @@ def _explain(
     limits: list[Limit],
 ) -> str:
     """One paragraph a person can repeat to someone else."""
-    value = _show_objective(chosen, objective)
+    value = show_objective(chosen, objective)
     asked = " and ".join(limit.words for limit in limits) or "no constraints"
     out = [
         f"{chosen.cell.variant} on {chosen.cell.runtime} has the best {objective} ({value}) of the "
@@ -330,7 +326,7 @@ def _explain(
     return " ".join(out)
 
 
-def _show_objective(row: Row, objective: str) -> str:
+def show_objective(row: Row, objective: str) -> str:
     quantity = _objective_quantity(row, objective)
     if objective == "accuracy":
         return percent(quantity)
@@ -339,60 +335,3 @@ def _show_objective(row: Row, objective: str) -> str:
     if objective in ("macs", "params"):
         return text.count(quantity)
     return f"{text.interval(quantity)} {quantity.unit}".strip()
-
-
-def _place(row: Row) -> str:
-    many = f", {row.cell.threads} threads" if row.cell.threads != 1 else ""
-    return f"{row.cell.variant} on {row.cell.runtime}{many}"
-
-
-def _summary(row: Row, objective: str) -> str:
-    lost = drop(row)
-    parts = [f"{objective} {_show_objective(row, objective)}"]
-    if objective != "accuracy":
-        parts.append(f"validation accuracy {percent(validation(row))}")
-    if not row.is_reference and lost.value is not None:
-        parts.append(f"drop {points_text(lost)}")
-    if objective != "size":
-        parts.append(text.size(row.metrics["size_bytes"]))
-    return ", ".join(parts)
-
-
-def render_choice(choice: Choice, limit: int = 10) -> str:
-    """The choice as Markdown that reads well as plain text; at most ``limit`` runners-up."""
-    out = [f"Choose: {_place(choice.chosen)}", "", choice.explanation, ""]
-    out += [f"Warning: {warning}." for warning in choice.warnings] + ([""] if choice.warnings else [])
-    out += ["Export it with:", "", f"    {choice.command}", ""]
-    if choice.runners_up:
-        out.append(f"Runners-up ({choice.considered}):")
-        out += [f"- {_place(row)}: {_summary(row, choice.objective)}" for row in choice.runners_up[:limit]]
-        if len(choice.runners_up) > limit:
-            out.append(f"- and {len(choice.runners_up) - limit} more")
-        out.append("")
-    if choice.refused:
-        groups: dict[str, list[str]] = {}
-        out.append("Refused:")
-        for row, reasons in choice.refused:
-            groups.setdefault("; ".join(reasons), []).append(_place(row))
-        out += [f"- {', '.join(names)}: {why}" for why, names in groups.items()]
-        out.append("")
-    return "\n".join(out)
-
-
-def choice_json(choice: Choice) -> Json:
-    """The choice as a JSON document; cells have the shape of ``bench report --format json``."""
-    limits = {name: value for name, value in vars(choice.constraints).items() if value is not None}
-    return {
-        "schema": SCHEMA,
-        "objective": choice.objective,
-        "constraints": limits,
-        "considered": choice.considered,
-        "chosen": tables.finite(tables.cell_json(choice.chosen)),
-        "command": choice.command,
-        "explanation": choice.explanation,
-        "warnings": list(choice.warnings),
-        "runners_up": [tables.finite(tables.cell_json(row)) for row in choice.runners_up],
-        "refused": [
-            {"cell": vars(row.cell) | {}, "reasons": list(reasons)} for row, reasons in choice.refused
-        ],
-    }

@@ -57,7 +57,11 @@ def parse_quantity(value: str, kind: str) -> float:
         raise UsageError(problem, found=value.strip(), todo=f"Use one of {known}, as in {example}")
     number = float(found[1]) * units[unit]
     share = kind in ("accuracy", "drop")
-    if not math.isfinite(number) or number < 0 or (number == 0 and not share):
+    if not math.isfinite(number):
+        raise UsageError(
+            f"the limit for {kind} is too large a number", found=value.strip(), todo=f"Write it as {example}"
+        )
+    if number < 0 or (number == 0 and not share):
         raise UsageError(f"the limit for {kind} must be positive", found=value.strip())
     if share and number > 1:
         hint = f"Did you mean {found[1]}%?" if not unit and number <= 100 else f"Write it as {example}"
@@ -119,7 +123,8 @@ class Limit:
     @property
     def bound_words(self) -> str:
         sign = "at most" if self.less else "at least"
-        return f"{sign} {self.bound * self.scale:.6g}{self.unit}"
+        shown = f"{self.bound * self.scale:.6g}"
+        return f"{sign} {shown}{self.unit.removesuffix('s') if shown == '1' and self.unit == ' points' else self.unit}"
 
     def allows(self, value: float) -> bool:
         slack = 1e-9 * max(1.0, abs(self.bound))

@@ -87,7 +87,7 @@ def percent_arm(quantity: Quantity) -> str:
     half = half_width(quantity)
     if quantity.value is None or half is None or quantity.value <= 0:
         return plus_minus(quantity)
-    share = math.ceil(100 * half / quantity.value - 1e-9)
+    share = max(1, math.ceil(100 * half / quantity.value - 1e-9))  # never ±0%
     return f"{mark(quantity)}{number(quantity.value, half)}±{share}%"
 
 
@@ -129,6 +129,11 @@ def count(quantity: Quantity) -> str:
     if quantity.value is None:
         return MISSING
     return mark(quantity) + "".join(_scaled(quantity.value, _COUNTS, ""))
+
+
+def listed(names: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def plural(n: int, word: str) -> str:

@@ -106,6 +106,10 @@ class Runtime(Interface):
     def module(self) -> str:
         """The Python module whose presence makes it available."""
 
+    @property
+    def slow_start(self) -> bool:
+        """Does its import take seconds? Its workers are then started before the first cell is timed."""
+
     def probe(self, host: Host) -> Probe:
         """Available, or why not and what to do. Imports nothing heavy, takes milliseconds."""
 

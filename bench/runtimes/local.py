@@ -30,6 +30,7 @@ class LocalRuntime:
     distributions: tuple[str, ...] = ()
     """Names under which the package is published; the first is the one to install."""
     remedy = ""
+    slow_start = False
 
     def probe(self, host: Host) -> Probe:
         """See :meth:`bench.runtimes.base.Runtime.probe`."""

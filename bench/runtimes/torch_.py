@@ -12,6 +12,7 @@ class Torch(LocalRuntime):
     module = "torch"
     distributions = ("torch",)
     remedy = "pip install torch"
+    slow_start = True
 
     def accelerators(self) -> tuple[str, ...]:
         return ("cuda",) if nvidia_device() and "+cpu" not in self._version() else ()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reports import tables
-from reports.choose import Constraints, choose, render_choice
+from reports.answer import render_choice
+from reports.choose import Constraints, choose
 from tests.fixtures import FakeRun, example_run
 
 HERE = Path(__file__).parent

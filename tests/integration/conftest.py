@@ -4,11 +4,40 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.types import DataOptions
+from distill import data
+from distill.data import Dataset
+
 RECIPE = Path(__file__).with_name("tiny.toml")
+DigitsAt = Callable[[int | None], Dataset]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """These nets are too small for two threads, which only wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits_at(tmp_path_factory: pytest.TempPathFactory) -> DigitsAt:
+    """The embedded digits at a size; None is their own 8 pixels."""
+    root = str(tmp_path_factory.mktemp("root"))
+    return lambda size: data.load(data.index(DataOptions(image_size=size, root=root), 0))
+
+
+@pytest.fixture(scope="module")
+def digits(digits_at: DigitsAt) -> Dataset:
+    return digits_at(None)
 
 
 def bench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,15 @@ import numpy as np
 import pytest
 
 from bench.errors import ConfigError, MissingError, ParityError, StepError
-from bench.types import DataOptions, QuantizeStep, StepContext, Training, TrainStep
+from bench.types import QuantizeStep, StepContext, Training, TrainStep
 from compress import export as module
 from compress import parity
 from compress.export import export
-from distill import data, models, train
+from distill import models, train
 from distill.data import Dataset
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return data.load(data.index(DataOptions(root=str(tmp_path_factory.mktemp("root"))), 0))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

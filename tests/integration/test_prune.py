@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import ConfigError, StepError
-from bench.types import DataOptions, PruneStep, StepContext, StepResult
+from bench.types import PruneStep, StepContext, StepResult
 from compress import channels
 from compress.prune import run_prune
-from distill import data, models
+from distill import models
 from distill.data import Dataset
+from tests.integration.conftest import DigitsAt
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    options = DataOptions(image_size=16, root=str(tmp_path_factory.mktemp("root")))
-    return data.load(data.index(options, 0))
+def digits(digits_at: DigitsAt) -> Dataset:
+    return digits_at(16)
 
 
 def saved(arch: str, digits: Dataset, folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,12 @@ import pytest
 import torch
 
 from bench.errors import ConfigError, ModelError, StepError
-from bench.types import DataOptions, DistillStep, StepContext, StepResult, Training, TrainStep
-from distill import data, devices, loop, models, train
+from bench.types import DistillStep, StepContext, StepResult, Training, TrainStep
+from distill import devices, loop, models, train
 from distill.data import Dataset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = Training(epochs=4, batch_size=128, augment=("crop",), ema=0.9)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These nets are too small for two threads, which only wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return data.load(data.index(DataOptions(root=str(tmp_path_factory.mktemp("root"))), 0))
 
 
 class Stop(BaseException):
@@ -74,6 +61,18 @@ def test_a_short_training_learns_the_digits_and_keeps_its_best_epoch(
     module, spec = models.load(teacher.model)
     assert loop.evaluate(module, digits, "validation", None)[1] == pytest.approx(best)
     assert (teacher.params, spec.labels, spec.preprocess) == (77_754, digits.index.classes, digits.preprocess)
+
+
+def test_few_images_are_seen_more_often_until_there_are_enough_steps(digits: Dataset, tmp_path: Path) -> None:
+    short = Training(epochs=1, batch_size=512, augment=())  # 2 steps an epoch
+    step = TrainStep("edgefit:tiny", training=replace(short, min_steps=5))
+    result = train.run_train(step, context(digits, tmp_path / "more"))
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert (
+        result.history[-1]["lr"] < 0.2 * result.history[0]["lr"]
+    )  # the schedule ends where the training does
+    enough = TrainStep("edgefit:tiny", training=replace(short, min_steps=2))
+    assert len(train.run_train(enough, context(digits, tmp_path / "enough")).history) == 1
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])

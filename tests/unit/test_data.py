@@ -110,7 +110,7 @@ def test_any_split_is_disjoint_stratified_and_complete(
     trainable = len(splits["train"]) + len(splits["calibration"])
     assert 1 <= len(splits["calibration"]) <= min(calibration, max(trainable // 10, len(sizes)))
     dropped = min(copies, len(given_splits[official[0]])) if official else 0
-    assert any(f"{dropped} images of train" in n for n in notes) == bool(dropped)
+    assert any(n.startswith(f"{dropped} image") and "of train" in n for n in notes) == bool(dropped)
     assert data.split(listed, calibration, seed) == (splits, notes)
 
 
@@ -119,7 +119,7 @@ def test_missing_splits_are_cut_by_class_and_renaming_the_folder_keeps_the_diges
     one = data.index(options(root, tmp_path), 0)
     assert one.per_class["test"] == (6, 10)
     assert one.per_class["validation"] == (3, 5)
-    assert one.notes == ()
+    assert one.notes == ("5 calibration images, not 512: they are at most a tenth of train",)
     root.rename(tmp_path / "b")
     assert data.index(options(tmp_path / "b", tmp_path), 0).digest == one.digest
     assert data.index(options(tmp_path / "b", tmp_path, image_size=9), 0).digest != one.digest
@@ -137,8 +137,15 @@ def test_official_splits_are_kept_and_copies_leave_train(tmp_path: Path, name: s
     one = data.index(options(root, tmp_path), 0)
     assert (one.counts["validation"], one.counts["test"]) == (8, 10)
     assert one.counts["train"] + one.counts["calibration"] == 40
-    assert one.notes == ("1 images of train are also in validation or test and were dropped from train",)
+    assert one.notes[0] == "1 image of train is also in validation or test: dropped from train"
     assert json.loads(json.dumps(one.to_json()))["counts"]["test"] == 10
+
+
+def test_an_image_in_two_classes_is_said(tmp_path: Path) -> None:
+    root = flat(tmp_path / "d", {"cat": 12, "dog": 12, "fox": 12})
+    (root / "fox" / "copy.png").write_bytes((root / "dog" / "003.png").read_bytes())
+    notes = data.index(options(root, tmp_path), 0).notes
+    assert any(n.startswith("1 image is in more than one class (one in dog and fox)") for n in notes)
 
 
 def test_hidden_files_metadata_and_nested_folders(tmp_path: Path) -> None:
