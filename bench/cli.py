@@ -79,7 +79,7 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
         raise errors.UsageError("--out is empty or the present folder", todo="Name a folder for the run")
     prepared = preflight.prepare(preflight.RunOptions(**chosen))
     path = out or RUNS / prepared.name
-    preflight.check_models(prepared, path, weights=not dry_run)
+    preflight.check_models(prepared, path, load_weights=not dry_run)
     if dry_run:
         _print_plan(prepared, path, as_json)
         return errors.EXIT_DONE

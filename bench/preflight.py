@@ -103,10 +103,10 @@ def _is_place(name: str) -> bool:
     return bool(name) and name not in recipes.names()
 
 
-def check_models(prepared: Prepared, path: Path, weights: bool = True) -> None:
+def check_models(prepared: Prepared, path: Path, load_weights: bool = True) -> None:
     """Build every model that is still to be trained once, so that a wrong name or file stops before any work.
 
-    Without ``weights`` none are loaded, since that may be a download.
+    Without ``load_weights`` none are loaded, since that may be a download.
 
     Raises:
         EdgefitError: what each of them says.
@@ -116,7 +116,7 @@ def check_models(prepared: Prepared, path: Path, weights: bool = True) -> None:
     known = read_run(path).variants.values() if (path / "manifest.json").exists() else ()
     done = {r["key"] for r in known if r["status"] == "ok"}
     todo = dict.fromkeys(
-        (step.model, getattr(step, "weights", "") if weights else "")
+        (step.model, getattr(step, "weights", "") if load_weights else "")
         for v in prepared.plan.variants
         if isinstance(step := v.variant.step, (TrainStep, DistillStep)) and step.model and v.key not in done
     )
