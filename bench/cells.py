@@ -19,6 +19,8 @@ from typing import Any
 from bench import runtimes
 from bench.errors import EdgefitError, StoreError, WorkerError
 from bench.hosts import open_host
+from bench.measure.power import EnergySource, open_source
+from bench.measure.processes import measure_processes
 from bench.plan import Plan, PlannedCell
 from bench.preflight import Prepared
 from bench.runtimes.base import CellJob
@@ -28,7 +30,9 @@ from bench.types import Artifact, Json, Notify, Protocol, Quantity, to_json
 MOST_WAITING = 8
 WAITING_MB = 400
 """What a worker takes that has imported torch and waits (about 350 MB, much of it shared)."""
-ACCURACY_ONLY = Protocol(half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
+ACCURACY_ONLY = Protocol(processes=1, half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
+Slot = tuple[PlannedCell, int]
+"""A cell and the number of one of its processes."""
 METRICS = (
     "latency_ms", "p90_ms", "p95_ms", "p99_ms", "throughput_ips", "first_call_ms", "load_ms", "memory_mb", "energy_mj",
 )  # fmt: skip
@@ -69,24 +73,25 @@ class CellMaker:
     def __init__(self, prepared: Prepared, run: Run, notify: Notify, data: Callable[[], Any]) -> None:
         self.prepared, self.run, self.notify, self.data = prepared, run, notify, data
         self.plan: Plan = prepared.plan
-        self._energy: Any = None
-        self._ahead: dict[str, Any] = {}
+        self._energy: dict[str, EnergySource] = {}
+        self._ahead: dict[Slot, Any] = {}
 
     def get_ready(self, upcoming: list[PlannedCell]) -> None:
         """Start what takes seconds to start while nothing is timed yet; ``upcoming`` are the cells to be timed."""
         if not upcoming:
             return
         slow = [c for c in upcoming if runtimes.get(c.runtime_here).slow_start]
-        for planned in slow[: worker_room(self.prepared.environment)]:
-            self._start(planned)
-        self.energy()
+        for slot in self._slots(slow)[: worker_room(self.prepared.environment)]:
+            self._start(slot)
+        for device in {planned.device for planned in upcoming}:
+            self.energy(device)
 
     def close(self) -> None:
         """End the workers started ahead, and the energy source."""
         for worker in self._ahead.values():
             worker.close()
-        if self._energy is not None:
-            self._energy.close()
+        for source in self._energy.values():
+            source.close()
 
     def make(self, planned: PlannedCell, upcoming: list[PlannedCell]) -> Json:
         """The record of one cell. ``upcoming`` are the cells still to be timed, this one first."""
@@ -182,12 +187,14 @@ class CellMaker:
             predict=not shared,
             exact=_exact(planned),
         )
-        result = runtime.measure(
+        slots, processes = self._slots(upcoming), self.plan.protocol.processes
+        result = measure_processes(
+            runtime,
             job,
             host,
-            self._watch(upcoming),
-            worker=self._worker(planned, upcoming),
-            energy=None if planned.skip else self.energy(),
+            self._watch(slots if planned.skip else slots[1:]),
+            start=lambda i: None if planned.skip or i >= processes else self._worker(slots[i:]),
+            energy=None if planned.skip else self.energy(planned.device),
         )
         if result.status == "failed":
             return {"status": "failed", "reason": result.reason}
@@ -203,46 +210,50 @@ class CellMaker:
         self.run.clear_work(planned.key)
         return record | shared
 
-    def _watch(self, upcoming: list[PlannedCell]) -> Notify:
+    def _slots(self, upcoming: list[PlannedCell]) -> list[Slot]:
+        """The processes still to be timed, in order."""
+        return [(planned, i) for planned in upcoming for i in range(self.plan.protocol.processes)]
+
+    def _watch(self, upcoming: list[Slot]) -> Notify:
         """Pass events on, and start the next workers while this one only predicts (untimed)."""
 
         def watch(event: str, info: Json) -> None:
             self.notify(event, info)
             if event == "phase" and info.get("name") == "predict":
-                self._start_ahead(upcoming[1:])
+                self._start_ahead(upcoming)
 
         return watch
 
-    def _start_ahead(self, upcoming: list[PlannedCell]) -> None:
-        """Import the runtimes of the next cells side by side, one a core, when the next has no worker yet."""
-        if not upcoming or upcoming[0].key in self._ahead:
+    def _start_ahead(self, upcoming: list[Slot]) -> None:
+        """Import the runtimes of the next workers side by side, one a core, when the next is not there yet."""
+        if not upcoming or upcoming[0] in self._ahead:
             return
-        for planned in upcoming[: min(4, os.cpu_count() or 1)]:
-            self._start(planned)
+        for slot in upcoming[: min(4, os.cpu_count() or 1)]:
+            self._start(slot)
 
-    def _start(self, planned: PlannedCell) -> None:
-        if planned.key not in self._ahead:
+    def _start(self, slot: Slot) -> None:
+        if slot not in self._ahead:
+            planned = slot[0]
             runtime = runtimes.get(planned.runtime_here)
-            self._ahead[planned.key] = runtime.start(open_host("local"), planned.cell.threads)
+            self._ahead[slot] = runtime.start(
+                open_host("local"), planned.cell.threads, self.plan.protocol.cpus
+            )
 
-    def _worker(self, planned: PlannedCell, upcoming: list[PlannedCell]) -> Any:
-        """This cell's worker; nothing is importing any more when it is handed out."""
-        if not planned.skip and planned.key not in self._ahead:
-            self._start_ahead(upcoming)
+    def _worker(self, upcoming: list[Slot]) -> Any:
+        """The worker of the first slot; nothing is importing any more when it is handed out."""
+        self._start_ahead(upcoming)
         for worker in self._ahead.values():
             # one that died is replaced when its own cell comes, and fails there if it dies again
             with contextlib.suppress(WorkerError):
                 worker.ready()
-        return self._ahead.pop(planned.key, None)
+        return self._ahead.pop(upcoming[0], None)
 
-    def energy(self) -> Any:
-        """The best energy source of this machine, opened once a run."""
-        if self._energy is None:
-            from bench.measure import power
-
-            self._energy = power.open_source()
-            self._energy.prepare()
-        return self._energy
+    def energy(self, device: str) -> EnergySource:
+        """The best energy source of this machine for the work of ``device``, opened once a run."""
+        if device not in self._energy:
+            self._energy[device] = open_source(device)
+            self._energy[device].prepare()
+        return self._energy[device]
 
     def _eval_images(self) -> tuple[Path, Any, Json]:
         """Validation and test images as one array on disk: (path, labels, split bounds)."""

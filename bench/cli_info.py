@@ -1,8 +1,9 @@
-"""The commands that say what is known: profiles, runtimes."""
+"""The commands that say what is known: profiles, runtimes, doctor."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -97,9 +98,90 @@ def list_runtimes(as_json: bool) -> int:
     table = Table("runtime", "state", "takes", "INT8 here", "not run here")
     for f in facts:
         state = f"missing: {f.missing}. {f.remedy}" if f.missing else f"{f.version} on {f.device}"
-        table.add_row(f.name, state, f.format, f.int8_scheme, "\n".join(f"{p}: {r}" for p, r in f.refusals))
+        table.add_row(
+            f.name, state, ", ".join(f.formats), f.int8_scheme, "\n".join(f"{p}: {r}" for p, r in f.refusals)
+        )
     console(stderr=False).print(table)
     return errors.EXIT_DONE
 
 
-COMMANDS = (profiles, list_runtimes)
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def doctor(as_json: bool) -> int:
+    """What on this machine will spoil a measurement, and how to mend it.
+
+    Looks for half a second, changes nothing, and always ends with 0: run the commands it prints
+    yourself, if the machine is yours.
+    """
+    from bench.measure.doctor import examine, look_around
+    from bench.types import to_json
+
+    seen = look_around()
+    findings = examine(seen)
+    if as_json:
+        document = {"schema": 1, "findings": findings, "window": seen.window, "environment": seen.environment}
+        print_json(to_json(document))
+        return errors.EXIT_DONE
+    _print_findings(findings)
+    return errors.EXIT_DONE
+
+
+STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+
+def _print_findings(findings: list[Any]) -> None:
+    """A line each; commands stand alone and are never cut, so that they can be copied."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = console(stderr=False)
+    wide = max(len(f.check) for f in findings)
+    for f in findings:
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(width=7, no_wrap=True)
+        row.add_column(width=wide, no_wrap=True)
+        row.add_column(ratio=1)
+        row.add_row(Text(f.grade, style=STYLES[f.grade]), Text(f.check), Text(f.text))
+        terminal.print(row)
+        if f.todo:
+            terminal.print(Padding(Text(f.todo), (0, 0, 0, 9)))
+        if f.command:
+            terminal.print(Text(f"         $ {f.command}", style="bold"), soft_wrap=True)
+    bad = [sum(f.grade == grade for f in findings) for grade in ("problem", "warning")]
+    said = [f"{n} {what}{'s' * (n != 1)}" for n, what in zip(bad, ("problem", "warning"), strict=True)]
+    terminal.print(f"\n{said[0]}, {said[1]}. Nothing was changed.", highlight=False)
+
+
+@click.command("selftest")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--runtime", default="", help="Default: the one that takes this kind of file.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--comparisons", default=5, show_default=True, type=click.IntRange(1, 1000))
+@click.option(
+    "--pairs", default=10, show_default=True, type=click.IntRange(2, 1000), help="Of each comparison."
+)
+@click.option("--gate", default="3%", show_default=True, help="The change that matters.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def self_test(gate: str, as_json: bool, **options: Any) -> int:
+    """A/A: an artifact against itself. How often this machine cries wolf, and what it can see.
+
+    Without FILE a small model of its own is timed on onnxruntime. Each comparison times interleaved
+    pairs of fresh processes, as the regression check does; every difference it calls is a false alarm.
+    """
+    from bench.measure import selftest
+    from bench.progress import Progress
+    from reports.cell import render_selftest
+    from reports.limits import parse_quantity
+
+    with Progress(console(), quiet=as_json) as progress:
+        document = selftest.measure_self(gate=parse_quantity(gate, "drop"), notify=progress, **options)
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(render_selftest(document))
+    return errors.EXIT_DONE
+
+
+COMMANDS = (profiles, list_runtimes, doctor, self_test)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,6 +110,12 @@ class _Engine:
         record = self.run.done(kind, key)
         return record if record and record["status"] != "failed" else None
 
+    def _stage(
+        self, name: str, kind: str, items: Sequence[PlannedVariant | PlannedExport | PlannedCell]
+    ) -> None:
+        todo = sum(1 for i in items if not self._finished(kind, i.key) and not getattr(i, "skip", ""))
+        self.notify("stage", {"name": name, "total": len(items), "todo": todo})
+
     def _begin(self, name: str) -> None:
         require_space(self.run.path, LEAST_FREE)
         self.notify("item", {"name": name, "done": False})
@@ -127,7 +134,7 @@ class _Engine:
 
     def variants(self) -> None:
         """Make every variant that has no finished record."""
-        self.notify("stage", {"name": "variants", "total": len(self.plan.variants)})
+        self._stage("variants", "variant", self.plan.variants)
         for planned in self.plan.variants:
             name = planned.variant.name
             if self._finished("variant", planned.key):
@@ -220,7 +227,7 @@ class _Engine:
 
     def exports(self) -> None:
         """Write every artifact that has no finished record."""
-        self.notify("stage", {"name": "exports", "total": len(self.plan.exports)})
+        self._stage("exports", "artifact", self.plan.exports)
         for planned in self.plan.exports:
             label = f"{planned.variant} {planned.format} {planned.scheme or planned.precision}"
             if self._finished("artifact", planned.key):
@@ -287,7 +294,7 @@ class _Engine:
 
     def cells(self, maker: CellMaker) -> None:
         """Measure every cell that has no finished record."""
-        self.notify("stage", {"name": "cells", "total": len(self.plan.cells)})
+        self._stage("cells", "cell", self.plan.cells)
         for i, planned in enumerate(self.plan.cells):
             if self._finished("cell", planned.key):
                 self.outcome.reused += 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from bench.errors import UsageError, nearest
 from bench.recipe import Recipe
 from bench.types import Cell, Json, Profile, Protocol, PruneStep, Variant, digest
+from hardware_profiles.load import LOCAL
 
 EXPORT_VERSION = 1
 HARNESS_VERSION = 1
@@ -29,6 +30,7 @@ class RuntimeFacts:
     missing: str = ""
     remedy: str = ""
     refusals: tuple[tuple[str, str], ...] = ()
+    formats: tuple[str, ...] = ()
 
     def refusal(self, precision: str) -> str:
         """Why a precision is not run here; empty when it is."""
@@ -102,7 +104,8 @@ def make_plan(
 
     Args:
         machine: identifies this machine's hardware; part of every cell's key.
-        runtimes: the local runtimes, present or not, in the order of the report.
+        runtimes: the local runtimes, present or not, in the order of the report. Cells here are for those
+            that the recipe names, else for those of the profile ``local``; any may stand in for a device's.
         files: sha256 of every file the recipe names (weights, model code); part of the keys.
         only: a glob; other variants are made only where these need them, and not measured.
 
@@ -117,7 +120,7 @@ def make_plan(
     by_name = {v.variant.name: v for v in variants}
     measured = [v for v in variants if v.measured]
     # a runtime's cells one after another: what is compared most is measured closest together
-    for runtime in runtimes:
+    for runtime in taking_part(recipe, runtimes):
         for planned in measured:
             cells += _local_cells(planned, runtime, protocol, by_name, exports, machine)
     for planned in measured if profile.kind != "local" else ():
@@ -125,6 +128,12 @@ def make_plan(
     return Plan(
         profile, recipe, protocol, seed, data_digest, tuple(variants), tuple(exports.values()), tuple(cells)
     )  # fmt: skip
+
+
+def taking_part(recipe: Recipe, runtimes: tuple[RuntimeFacts, ...]) -> tuple[RuntimeFacts, ...]:
+    """The runtimes of this machine that a recipe is measured on."""
+    wanted = recipe.runtimes or LOCAL.runtimes
+    return tuple(r for r in runtimes if r.name in wanted)
 
 
 def _for_profile(variant: Variant, profile: Profile) -> Variant:

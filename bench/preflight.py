@@ -82,9 +82,10 @@ def prepare(options: RunOptions) -> Prepared:
         raise _together(problems)
     machine = environment.describe()
     facts = probe_runtimes(machine)
-    if all(f.missing for f in facts):
-        reasons = "; ".join(f"{f.name}: {f.missing}" for f in facts)
-        raise MissingError("No runtime is available on this machine", reasons, facts[0].remedy)
+    here = planning.taking_part(recipe, facts)
+    if all(f.missing for f in here):
+        reasons = "; ".join(f"{f.name}: {f.missing}" for f in here)
+        raise MissingError("No runtime is available on this machine", reasons, here[0].remedy)
     plan = planning.make_plan(
         profile,
         recipe,
@@ -205,6 +206,7 @@ def probe_runtimes(machine: Json) -> tuple[planning.RuntimeFacts, ...]:
             planning.RuntimeFacts(
                 name=name,
                 format=runtime.format,
+                formats=runtime.formats,
                 version=probe.version,
                 int8_scheme=runtime.int8_scheme(machine),
                 device=device,

@@ -23,7 +23,8 @@ class Progress:
         self._stage: Any = None
         self._detail: Any = None
         self._epoch = ("", 0)
-        self._item, self._item_start = "", 0.0
+        self._item, self._item_start, self._process = "", 0.0, ""
+        self._todo, self._took = 0, list[float]()
 
     def __enter__(self) -> Progress:
         if not self.quiet and self.console.is_terminal:
@@ -52,6 +53,7 @@ class Progress:
             handler(info)
 
     def _on_stage(self, info: Json) -> None:
+        self._todo, self._took = info.get("todo", 0), []
         if self._bar is not None:
             if self._stage is not None:
                 self._bar.remove_task(self._stage)
@@ -60,13 +62,14 @@ class Progress:
     def _on_item(self, info: Json) -> None:
         if not info["done"]:
             self._item, self._item_start = info["name"], time.monotonic()
-            self._update(info=info["name"])
+            self._process = ""
+            self._show_now("")
             return
         self._drop_detail()
         if self._item == info["name"] and not info.get("skipped"):
+            self._took.append(time.monotonic() - self._item_start)
             self.console.print(
-                f"  {escape(info['name'])}  [dim]{time.monotonic() - self._item_start:.1f} s[/dim]",
-                highlight=False,
+                f"  {escape(info['name'])}  [dim]{self._took[-1]:.1f} s[/dim]", highlight=False
             )
             self._item = ""
         if self._bar is not None and self._stage is not None:
@@ -86,14 +89,17 @@ class Progress:
             f"    epoch {info['epoch']}/{info['epochs']}", info.get("step", 0), info.get("steps", 1), text
         )
 
+    def _on_process(self, info: Json) -> None:
+        self._process = f" process {info['n']} of {info['of']}" if info["of"] > 1 else ""
+
     def _on_phase(self, info: Json) -> None:
-        self._update(info=f"{self._item}: {info['name']}")
+        self._show_now(info["name"])
 
     def _on_progress(self, info: Json) -> None:
         if info.get("median_ms") is not None:
             width = info.get("half_width")
             spread = f" +-{width:.1%}" if width is not None else ""
-            self._update(info=f"{self._item}: {info['median_ms']:.3f} ms{spread}, n={info['n']}")
+            self._show_now(f"{info['median_ms']:.3f} ms{spread}, n={info['n']}")
 
     def _on_log(self, info: Json) -> None:
         self.console.print(f"  [dim]{escape(info['text'])}[/dim]", highlight=False)
@@ -104,6 +110,22 @@ class Progress:
     def _on_failed(self, info: Json) -> None:
         self.console.print(
             f"  [red]failed:[/red] {escape(str(info['name']))}: {escape(info['reason'])}", highlight=False
+        )
+
+    def _show_now(self, what: str) -> None:
+        """The item, how far it is, and how long the rest of its stage will take at the pace so far."""
+        parts = [f"{self._item}{self._process}", what, self._left()]
+        self._update(info=": ".join(p for p in parts[:2] if p) + (f" ({parts[2]})" if parts[2] else ""))
+
+    def _left(self) -> str:
+        remaining = self._todo - len(self._took)
+        if not self._took or remaining < 1:
+            return ""
+        seconds = remaining * sum(self._took) / len(self._took) - (time.monotonic() - self._item_start)
+        return (
+            f"about {max(1, round(seconds / 60))} min left"
+            if seconds > 90
+            else f"about {max(1, seconds):.0f} s left"
         )
 
     def _update(self, **fields: Any) -> None:

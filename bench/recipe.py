@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import types
 import typing
@@ -38,13 +39,16 @@ STEPS: dict[str, type[Any]] = {
     "prune": PruneStep,
     "quantize": QuantizeStep,
 }
-_TOP = ("schema", "description", "reference", "data", "training", "protocol", "variants")
+_TOP = ("schema", "description", "reference", "runtimes", "data", "training", "protocol", "variants")
 _VARIANT = ("step", "parent", "parents", "intermediate")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe; ``variants`` in an order in which each comes after what it needs."""
+    """A checked recipe; ``variants`` in an order in which each comes after what it needs.
+
+    ``runtimes`` are those of this machine that take part; none named means those of the profile ``local``.
+    """
 
     name: str
     description: str
@@ -52,6 +56,7 @@ class Recipe:
     data: DataOptions
     protocol: Json
     variants: tuple[Variant, ...]
+    runtimes: tuple[str, ...] = ()
 
 
 def names() -> dict[str, Path]:
@@ -135,8 +140,26 @@ def parse(table: Json, name: str, where: str) -> Recipe:
     if by_name[reference].intermediate:
         raise ConfigError(f"{where}: the reference {reference!r} is intermediate", todo="It must be measured")
     return Recipe(
-        name, str(table.get("description", "")), reference, data, dict(protocol), _ordered(by_name, where)
+        name,
+        str(table.get("description", "")),
+        reference,
+        data,
+        dict(protocol),
+        _ordered(by_name, where),
+        _runtimes(table.get("runtimes", []), where),
     )
+
+
+def _runtimes(names: Any, where: str) -> tuple[str, ...]:
+    """The runtimes of this machine that take part, checked against those there are."""
+    from bench.runtimes import RUNTIMES
+
+    if not isinstance(names, list):
+        raise ConfigError(f"{where}: runtimes must be a list", repr(names), 'Such as ["onnxruntime"]')
+    for name in names:
+        if name not in RUNTIMES:
+            raise ConfigError(f"{where}: no runtime is called {name!r}", todo=nearest(str(name), RUNTIMES))
+    return tuple(dict.fromkeys(names))
 
 
 def check_protocol(protocol: Protocol, where: str) -> None:
@@ -144,6 +167,11 @@ def check_protocol(protocol: Protocol, where: str) -> None:
     bad = []
     if not 0 < protocol.half_width < 1:
         bad.append("half_width must be between 0 and 1")
+    here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if protocol.cpus and not set(protocol.cpus) <= here:
+        bad.append(f"cpus must be some of {sorted(here)}, those this process may use")
+    if not 1 <= protocol.processes <= 100:
+        bad.append("processes must be 1 to 100")
     if protocol.min_runs < 6:
         bad.append("min_runs must be at least 6 (an interval of the median needs 6 samples)")
     if not 0 < protocol.max_seconds < protocol.timeout_seconds:

@@ -24,7 +24,13 @@ from bench.types import (
     to_json,
 )
 
-FORMATS = {".onnx": ("onnx", "onnxruntime"), ".tflite": ("tflite", "litert"), ".pt2": ("pt2", "torch")}
+FORMATS = {
+    ".onnx": ("onnx", "onnxruntime"),
+    ".tflite": ("tflite", "litert"),
+    ".pt2": ("pt2", "torch"),
+    ".pte": ("pte", "executorch"),
+}
+"""What `bench export` writes: a file's ending, its format, and the runtime it is for."""
 
 
 def run_step(

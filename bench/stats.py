@@ -34,9 +34,11 @@ def _binomial_ranks(n: int, q: float, confidence: float) -> tuple[int, int] | No
 
 
 def quantile_interval(
-    samples: Floats, q: float, confidence: float = CONFIDENCE
+    samples: Floats, q: float, confidence: float = CONFIDENCE, weight: float = 1.0
 ) -> tuple[float, float, float] | None:
     """The q-quantile with a distribution-free interval: (estimate, low, high).
+
+    ``weight`` samples count as one (dependent calls: :func:`bench.agent.timing.dependence`).
 
     The bounds are the order statistics whose ranks enclose the binomial(n, q) quantiles
     (Hahn and Meeker, *Statistical Intervals*, 2nd ed., section 5.2). Returns None when n is too
@@ -46,11 +48,13 @@ def quantile_interval(
     import numpy as np
 
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
-    ranks = _binomial_ranks(len(ordered), q, confidence)
+    counted = int(len(ordered) / max(1.0, weight))
+    ranks = _binomial_ranks(counted, q, confidence)
     if ranks is None:
         return None
-    low, high = ranks
-    return float(np.quantile(ordered, q)), float(ordered[low - 1]), float(ordered[high - 1])
+    n = len(ordered)
+    low, high = (ranks[0] - 1) * n // counted, -(-ranks[1] * n // counted) - 1  # rounded outwards
+    return float(np.quantile(ordered, q)), float(ordered[low]), float(ordered[high])
 
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -120,3 +124,44 @@ def ratio_interval(
     down = math.hypot(math.log(a / al), math.log(bh / b))
     up = math.hypot(math.log(ah / a), math.log(b / bl))
     return math.exp(centre), math.exp(centre - down), math.exp(centre + up)
+
+
+def process_interval(
+    medians: Floats, confidence: float = CONFIDENCE, within: float = 0.0
+) -> tuple[float, float, float]:
+    """Where the median of another run falls: (median of the processes' medians, low, high).
+
+    Each process has one median; processes differ by more than the calls of one process tell (address
+    layout, page placement, other guests of the machine), so the process is the unit. On the log scale, k processes of standard
+    deviation s give ``mean +- t(k - 1) s sqrt(2 / k)``: the prediction interval of the mean of k further
+    processes (Hahn and Meeker, *Statistical Intervals*, 2nd ed., section 4.7). ``within`` is the relative
+    half-width that the calls of one process give; no interval is narrower than a run of those.
+
+    Raises:
+        ValueError: fewer than two processes, or a median that is not positive.
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    values = np.asarray(medians, dtype=np.float64)
+    k = len(values)
+    if k < 2 or not np.all(np.isfinite(values)) or np.min(values) <= 0:
+        raise ValueError(f"no interval over {k} processes")
+    logs = np.log(values)
+    arm = float(stdtrit(k - 1, 0.5 + confidence / 2.0)) * float(logs.std(ddof=1)) * math.sqrt(2.0 / k)
+    arm = max(arm, within * math.sqrt(2.0 / k))
+    centre, value = float(logs.mean()), float(np.median(values))
+    return value, min(value, math.exp(centre - arm)), max(value, math.exp(centre + arm))
+
+
+def mean_interval(values: Floats, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Mean with Student's t interval: (mean, low, high). Raises ValueError for fewer than two values."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    found = np.asarray(values, dtype=np.float64)
+    if len(found) < 2:
+        raise ValueError("no interval from fewer than two values")
+    middle, n = float(found.mean()), len(found)
+    arm = float(stdtrit(n - 1, 0.5 + confidence / 2.0)) * float(found.std(ddof=1)) / math.sqrt(n)
+    return middle, middle - arm, middle + arm

@@ -269,8 +269,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a cell is timed: stop when the interval of the median is narrow, or at the cap."""
+    """How a cell is timed: in ``processes`` fresh processes, which share ``max_seconds`` of timing.
 
+    Each stops when the interval of its median is narrow, or at the cap. ``cpus`` pins the workers to these CPUs;
+    empty: wherever the system puts them.
+    """
+
+    processes: int = 5
     half_width: float = 0.01
     min_runs: int = 50
     max_seconds: float = 3.0
@@ -278,6 +283,7 @@ class Protocol:
     batches: tuple[int, ...] = (1,)
     threads: tuple[int, ...] = (1,)
     timeout_seconds: float = 120.0
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

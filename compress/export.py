@@ -1,7 +1,7 @@
-"""Turn a model file into an artifact a runtime can load: torch.export program, ONNX or TFLite.
+"""Turn a model file into an artifact a runtime can load: torch.export program, ONNX, TFLite or ExecuTorch program.
 
 Every artifact takes float32 images, already normalised, and answers float32 logits; reduced precision
-is inside. ``pt2`` and ``onnx`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C.
+is inside. ``pt2``, ``onnx`` and ``pte`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ SCHEMES: dict[str, dict[str, tuple[str, ...]]] = {
     "pt2": {"fp32": ("",), "fp16": ("",), "bf16": ("",)},
     "onnx": {"fp32": ("",), "fp16": ("",), "int8": tuple(quantize.ONNX_SCHEMES)},
     "tflite": {"fp32": ("",), "fp16": ("",), "int8": (quantize.LITERT_SCHEME,)},
+    "pte": {"fp32": ("",)},
+    "safetensors": {"fp32": ("",)},
 }
 """format -> precision -> quantization schemes."""
 
@@ -41,6 +43,8 @@ REASONS = {
     ): "PyTorch's int8 kernels are another toolchain; int8 is measured with ONNX Runtime and LiteRT",
     ("onnx", "bf16"): "ONNX Runtime has no bf16 convolutions on CPUs; use pt2",
     ("tflite", "bf16"): "LiteRT has no bf16 kernels; use fp16",
+    **{("pte", p): "Only fp32 programs are made for ExecuTorch as yet" for p in ("int8", "fp16", "bf16")},
+    **{("safetensors", p): "A model file holds float32 weights" for p in ("int8", "fp16", "bf16")},
 }
 
 
@@ -86,7 +90,7 @@ def export(
 
     Args:
         model: a ``.safetensors`` model file.
-        fmt: ``pt2``, ``onnx`` or ``tflite``.
+        fmt: ``pt2``, ``onnx``, ``tflite``, ``pte`` or ``safetensors`` (the model file itself).
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         scheme: for int8 ``u8s8``, ``u8s8-7bit``, ``s8s8`` (onnx) or ``litert`` (tflite); else empty.
         step: options of int8 (calibration images, ranges); None takes the defaults.
@@ -109,8 +113,11 @@ def export(
     positions, images = parity.validation_images(data)
     workdir.mkdir(parents=True, exist_ok=True)
     target = workdir / ("-".join(filter(None, ("model", precision, scheme))) + f".{fmt}")
-    write = _pt2 if fmt == "pt2" else _converted
-    notes = write(module, images, target, precision, scheme, step, data, float_artifact)
+    if fmt == "safetensors":
+        notes = _copied(model, target)
+    else:
+        write = {"pt2": _pt2, "pte": _pte}.get(fmt, _converted)
+        notes = write(module, images, target, precision, scheme, step, data, float_artifact)
 
     reference = parity.run_module(module, images)
     about = f"The {precision}{f' ({scheme})' if scheme else ''} {fmt} artifact"
@@ -212,6 +219,19 @@ def _pt2(module: nn.Module, images: Any, target: Path, precision: str, *_: Any) 
         lambda: torch.export.save(_program(program_of, images), target),
     )
     return notes
+
+
+def _pte(module: nn.Module, images: Any, target: Path, *_: Any) -> tuple[str, ...]:
+    from compress import executorch_
+
+    _convert("Exporting to pte", lambda: executorch_.write(module, images, target))
+    return (f"a free batch of at most {executorch_.LARGEST_BATCH} images; XNNPACK kernels",)
+
+
+def _copied(model: Path, target: Path) -> tuple[str, ...]:
+    """The model file is what PyTorch loads: nothing to convert."""
+    target.write_bytes(model.read_bytes())
+    return ()
 
 
 def _cast(module: nn.Module, dtype: Any) -> nn.Module:

@@ -58,7 +58,7 @@ def run_file(path: Path, fmt: str, images: Any, emulate: bool = False) -> Logits
 
     Args:
         path: the exported file.
-        fmt: ``pt2``, ``onnx`` or ``tflite``.
+        fmt: ``pt2``, ``onnx``, ``tflite``, ``pte`` or ``safetensors``.
         images: float32 tensor N x C x H x W, normalised.
         emulate: run ONNX quantize/dequantize pairs one by one in float, with no integer kernels.
             This is what a device without this CPU's integer saturation computes.
@@ -70,6 +70,14 @@ def run_file(path: Path, fmt: str, images: Any, emulate: bool = False) -> Logits
         import torch
 
         return run_module(torch.export.load(path).module(), images)
+    if fmt == "pte":
+        from compress import executorch_
+
+        return executorch_.run(path, images)
+    if fmt == "safetensors":
+        from distill import models
+
+        return run_module(models.load(path)[0].eval(), images)
     if fmt == "onnx":
         return _run_onnx(path, images.numpy(), emulate)
     return _run_tflite(path, images.permute(0, 2, 3, 1).contiguous().numpy())

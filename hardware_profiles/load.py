@@ -19,7 +19,7 @@ LARGEST = 1_000_000
 KINDS = ("local", "edge-gpu", "arm-cpu", "phone", "server-gpu", "x86-cpu", "browser")
 SCHEMES = ("u8s8", "u8s8-7bit", "s8s8", "litert")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-RUNTIMES = ("torch", "onnxruntime", "litert", "tensorrt")
+RUNTIMES = ("torch", "onnxruntime", "litert", "openvino", "executorch", "tensorrt")
 TYPE_WORDS = {
     int: "a whole number", float: "a number", str: "a string", bool: "true or false", list: "a list", dict: "a table",
 }  # fmt: skip
@@ -28,7 +28,7 @@ LOCAL = Profile(
     name="local",
     title="this machine",
     kind="local",
-    runtimes=("torch", "onnxruntime", "litert"),
+    runtimes=("torch", "onnxruntime", "litert", "openvino", "executorch"),
     precisions=("fp32", "fp16", "bf16", "int8"),
     int8_scheme="u8s8",
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import inputs, timing
 from .backends import BACKENDS, Backend
-from .control import Control, Events, os_threads, proportional_set_kb
+from .control import Control, Events, os_threads, pin, proportional_set_kb
 
 Json = Dict[str, Any]
 PREDICT_BATCH = 32
@@ -83,12 +83,30 @@ class Measurement:
         return (time.perf_counter_ns() - start) * 1e-9
 
     def run(self) -> None:
+        if self.job.get("describe"):
+            self.describe()
+            return
         self.open_images()
         self.load()
         self.first()
-        self.time()
+        if self.job.get("load"):
+            from . import load  # measured seldom; nothing of it in the memory of an ordinary cell
+
+            load.run(self, self.job["load"])
+        else:
+            self.time()
         if self.job["predict"] and self._images is not None:
             self.predict()
+        self.leave()
+
+    def describe(self) -> None:
+        """Only what the runtime says of a file made elsewhere: its input and its output, alone of their kind."""
+        self.enter("load")
+        self.backend.load(self.job["artifact"], self.job["threads"], self.job["device"])
+        found = {"inputs": self.backend.inputs(), "outputs": self.backend.outputs()}
+        inputs.single_input([], found["inputs"])
+        inputs.single_output(found["outputs"])
+        self.result["runtime"].update(found)
         self.leave()
 
     def open_images(self) -> None:
@@ -103,10 +121,14 @@ class Measurement:
             self._picked: List[np.ndarray] = inputs.pick_batches(self._images, batch)
         elif job["preprocess"]:
             self._picked = inputs.pick_batches(inputs.random_images(job["preprocess"], 4 * batch), batch)
-            self.result["notes"].append("timed on seeded random images, not on real ones")
+            self.result["notes"].append(
+                "timed on seeded random images with the statistics of photographs, not on real ones"
+            )
         else:
             self._picked = []
-            self.result["notes"].append("timed on seeded random values, not on real images")
+            self.result["notes"].append(
+                "timed on seeded random values like those of photographs, not on real images"
+            )
 
     def load(self) -> None:
         self.enter("load")
@@ -115,13 +137,16 @@ class Measurement:
         start = time.perf_counter()
         backend.exact = bool(job.get("exact"))
         backend.load(job["artifact"], job["threads"], job["device"])
-        self.result["load_seconds"] = time.perf_counter() - start
         self.spec = inputs.single_input(job["inputs"], backend.inputs())
-        backend.set_batch(job["batch"])
-        batches = [inputs.to_input(p, job["preprocess"], self.spec) for p in self._picked] or [
-            inputs.quantise(inputs.random_values(self.spec, job["batch"]), self.spec)
+        inputs.single_output(backend.outputs())
+        backend.shape = self.spec["shape"]
+        backend.set_batch(job["batch"])  # some runtimes plan memory or compile here
+        self.result["load_seconds"] = time.perf_counter() - start
+        self.result["notes"].extend(backend.notes)
+        self.batches = [inputs.to_input(p, job["preprocess"], self.spec) for p in self._picked] or [
+            inputs.random_input(self.spec, job["batch"])
         ]
-        self._prepared = [backend.prepare(b) for b in batches]
+        self._prepared = [backend.prepare(b) for b in self.batches]
 
     def first(self) -> None:
         """The first call: what a person who starts the program waits for. Its outputs must make sense."""
@@ -159,6 +184,7 @@ class Measurement:
             protocol["min_runs"],
             protocol["max_seconds"],
             lambda n, mid, width: self.events.emit("progress", n=n, median_ms=mid * 1e3, half_width=width),
+            self.job.get("least_seconds", 0.0),
         )
         self.enter("settled", gated=True)
         self.result["samples"] = save_array(outdir, "samples.npy", steady)
@@ -206,8 +232,8 @@ def carry_out(job: Json, backend: Backend, events: Events, control: Optional[Con
         result.update(status="failed", reason=f"{measurement.phase}: {error}")
     except Exception as error:  # runtimes raise anything; the person gets a reason, stderr the trace
         traceback.print_exc()
-        text = " ".join(str(error).split())[:400]
-        result.update(status="failed", reason=f"{measurement.phase}: {type(error).__name__}: {text}")
+        why = inputs.explain(error, job["batch"])
+        result.update(status="failed", reason=f"{measurement.phase}: {why}")
     if result["status"] != "ok":
         measurement.leave()
         status = FAILED
@@ -217,6 +243,7 @@ def carry_out(job: Json, backend: Backend, events: Events, control: Optional[Con
 
 
 def main(argv: List[str]) -> int:
+    pin(os.environ.get("EDGEFIT_CPUS", ""))
     events = Events()
     events.emit("phase", name="import", pss_kb=None)
     if argv[0] == "-":

@@ -28,6 +28,12 @@ def proportional_set_kb() -> Optional[int]:
     return None
 
 
+def pin(cpus: str) -> None:
+    """Stay on these CPUs (``0,2``); done before the runtime makes its threads, which inherit it."""
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(c) for c in cpus.split(",")})
+
+
 def os_threads() -> Optional[int]:
     """Threads of this process, the one that listens included, or None where the system does not say."""
     try:

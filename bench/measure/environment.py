@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
+from bench.measure import gpu, system
+from bench.measure.system import ROOT, cpu_quota, cpuinfo, number, read
 from bench.types import Json
+
+__all__ = ["FEATURES", "PACKAGES", "cpu_quota", "cpuinfo", "describe", "hardware"]
 
 FEATURES = (
     "avx",
     "avx2",
     "fma",
     "avx512f",
+    "avx512bw",
     "avx512_vnni",
     "avx_vnni",
+    "avx_vnni_int8",
     "avx512_bf16",
     "avx512_fp16",
     "amx_int8",
     "amx_bf16",
+    "amx_fp16",
     "asimd",
     "asimdhp",
     "asimddp",
     "i8mm",
     "bf16",
     "sve",
+    "sve2",
+    "svei8mm",
+    "sme",
+    "sme2",
 )
-"""CPU features that decide which kernels a runtime picks."""
+"""CPU features, by their names in /proc/cpuinfo, that decide which kernels a runtime picks.
+
+For INT8: 16-bit sums that saturate on plain avx2 and avx512bw; 32-bit dot products with avx512_vnni,
+avx_vnni, avx_vnni_int8 (signed by signed), amx_int8, asimddp (SDOT, UDOT), i8mm, svei8mm and sme.
+"""
 PACKAGES = (
     "edgefit",
     "torch",
@@ -45,27 +58,36 @@ PACKAGES = (
     "tflite-runtime",
     "litert-torch",
     "ai-edge-quantizer",
+    "openvino",
+    "executorch",
     "torch-pruning",
     "tensorrt",
     "codecarbon",
+    "mlcommons-loadgen",
+    "nvidia-ml-py",
     "numpy",
 )
-CPU_FOLDER = Path("/sys/devices/system/cpu")
 
 
-def describe(folder: Path | None = None) -> Json:
+def describe(folder: Path | None = None, root: Path = ROOT) -> Json:
     """What is recorded with every measurement.
 
-    Keys: ``cpu`` (model, arch, cores, physical_cores, smt, features, governor, mhz, max_mhz,
-    cgroup_cpus), ``memory`` (total_mb, available_mb, cgroup_mb), ``load`` (1, 5, 15 minutes), ``os``,
-    ``python``, ``packages`` (name -> version), ``gpus`` (list) or ``gpus_reason``, ``git`` (commit,
-    dirty) of ``folder`` (default: the current one) or None. What cannot be read is None.
+    Keys: ``cpu`` (model, arch, cores, physical_cores, smt, features, driver, governor, turbo, mhz,
+    core_mhz, max_mhz, cpuset, cgroup_cpus), ``memory`` (total_mb, available_mb, swap_used_mb,
+    cgroup_mb), ``machine`` (model, hypervisor, steal_share_since_boot, power_mode, on_battery),
+    ``temperatures_c`` (zone -> value), ``load`` (1, 5, 15 minutes), ``os``, ``python``, ``packages``
+    (name -> version), ``gpus`` (list, see :meth:`bench.measure.gpu.Nvml.describe`) or
+    ``gpus_reason``, ``git`` (commit, dirty) of ``folder`` (default: the current one) or None. What
+    cannot be read is None. ``root`` is where /proc, /sys and /etc are.
     """
-    gpus, reason = _gpus()
+    gpus, reason = gpu.describe()
+    text = read(root / "proc/cpuinfo")
     found: Json = {
-        "cpu": _cpu(),
-        "memory": _memory(),
-        "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "cpu": _cpu(root, text),
+        "memory": _memory(root),
+        "machine": _machine(root, text),
+        "temperatures_c": system.temperatures(root),
+        "load": _load(root),
         "os": {"system": platform.system(), "release": platform.release(), "name": _os_name()},
         "python": platform.python_version(),
         "packages": _packages(),
@@ -84,70 +106,100 @@ def hardware(environment: Json) -> Json:
     return {key: cpu.get(key) for key in ("model", "arch", "cores", "features")} | {"gpus": gpus}
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _number(text: str, scale: float = 1.0) -> float | None:
-    try:
-        return float(text) * scale
-    except ValueError:
-        return None
-
-
-def _cpu() -> Json:
-    fields = cpuinfo(_read(Path("/proc/cpuinfo")))
+def _cpu(root: Path, text: str) -> Json:
+    fields = cpuinfo(text)
     flags = set(fields.get("flags", fields.get("Features", "")).split())
+    folders = system.cpu_folders(root)
+    clocks = system.core_mhz(root, text)
+    limits = [number(read(f / "cpufreq/cpuinfo_max_freq"), 1e-3) for f in folders]
+    drivers = {read(f / "cpufreq/scaling_driver") for f in folders} - {""}
+    governors = {read(f / "cpufreq/scaling_governor") for f in folders} - {""}
+    siblings = {read(f / "topology/thread_siblings_list") for f in folders} - {""}
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    frequency = CPU_FOLDER / "cpu0/cpufreq"
-    mhz = _number(_read(frequency / "scaling_cur_freq"), 1e-3) or _number(fields.get("cpu MHz", ""))
     return {
-        "model": fields.get("model name") or fields.get("Model") or platform.processor() or None,
+        "model": _cpu_model(fields),
         "arch": platform.machine(),
         "cores": len(allowed),
-        "physical_cores": _physical_cores(),
-        "smt": {"1": True, "0": False}.get(_read(CPU_FOLDER / "smt/active")),
+        "physical_cores": len(siblings) or None,
+        "smt": {"1": True, "0": False}.get(read(root / system.CPUS / "smt/active")),
         "features": [f for f in FEATURES if f in flags],
-        "governor": _read(frequency / "scaling_governor") or None,
-        "mhz": mhz,
-        "max_mhz": _number(_read(frequency / "cpuinfo_max_freq"), 1e-3),
-        "cgroup_cpus": cpu_quota(_read(Path("/sys/fs/cgroup/cpu.max"))),
+        "driver": ", ".join(sorted(drivers)) or None,
+        "governor": ", ".join(sorted(governors)) or None,
+        "turbo": turbo(root),
+        "mhz": clocks[0] if clocks else None,
+        "core_mhz": [round(mhz) for mhz in clocks],
+        "max_mhz": max((mhz for mhz in limits if mhz is not None), default=None),
+        "cpuset": cpuinfo(read(root / "proc/self/status")).get("Cpus_allowed_list") or None,
+        "cgroup_cpus": system.cpu_limit(root)[0],
     }
 
 
-def cpuinfo(text: str) -> dict[str, str]:
-    """The first value of every field of ``/proc/cpuinfo``."""
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(key.strip(), value.strip())
-    return fields
+def _cpu_model(fields: dict[str, str]) -> str | None:
+    """ARM kernels give numbers instead of a name (MIDR_EL1: implementer and part)."""
+    arm = " ".join(fields[k] for k in ("CPU implementer", "CPU part") if k in fields)
+    named = fields.get("model name") or fields.get("Model") or platform.processor()
+    return named or (f"ARM {arm}" if arm else None)
 
 
-def cpu_quota(text: str) -> float | None:
-    """CPUs that cgroup v2's ``cpu.max`` (``quota period`` in microseconds, or ``max``) allows; None: no limit."""
-    quota, _, period = text.partition(" ")
-    limit, length = _number(quota), _number(period or "100000")
-    return limit / length if limit and length else None
+def turbo(root: Path = ROOT) -> bool | None:
+    """May the CPU exceed its nominal clock (turbo, boost)? None where the kernel does not say."""
+    answer = {"0": True, "1": False}.get(read(root / system.CPUS / "intel_pstate/no_turbo"))
+    if answer is None:
+        answer = {"1": True, "0": False}.get(read(root / system.CPUS / "cpufreq/boost"))
+    return answer
 
 
-def _physical_cores() -> int | None:
-    siblings = {_read(p) for p in CPU_FOLDER.glob("cpu[0-9]*/topology/thread_siblings_list")}
-    return len(siblings - {""}) or None
-
-
-def _memory() -> Json:
-    fields = cpuinfo(_read(Path("/proc/meminfo")))
+def _memory(root: Path) -> Json:
+    fields = cpuinfo(read(root / "proc/meminfo"))
 
     def megabytes(key: str) -> float | None:
-        return _number(fields.get(key, "").removesuffix(" kB"), 1.024e-3)
+        return number(fields.get(key, "").removesuffix(" kB"), 1.024e-3)
 
-    limit = _number(_read(Path("/sys/fs/cgroup/memory.max")), 1e-6)
-    return {"total_mb": megabytes("MemTotal"), "available_mb": megabytes("MemAvailable"), "cgroup_mb": limit}
+    total, free = megabytes("SwapTotal"), megabytes("SwapFree")
+    return {
+        "total_mb": megabytes("MemTotal"),
+        "available_mb": megabytes("MemAvailable"),
+        "swap_used_mb": None if total is None or free is None else total - free,
+        "cgroup_mb": system.memory_limit_mb(root),
+    }
+
+
+def _machine(root: Path, text: str) -> Json:
+    time, below = system.cpu_time(read(root / "proc/stat")), system.hypervisor(root, text)
+    model = read(root / "proc/device-tree/model").strip("\0") or read(root / "sys/class/dmi/id/product_name")
+    return {
+        "model": model or None,
+        "hypervisor": below,
+        "steal_share_since_boot": time.stolen_share if time and time.reported(below) else None,
+        "power_mode": power_mode(root),
+        "on_battery": _on_battery(root),
+    }
+
+
+def power_mode(root: Path = ROOT) -> str | None:
+    """Jetson's mode as nvpmodel last set it, or the firmware's profile (``balanced``, ...) of a laptop.
+
+    nvpmodel keeps ``pmode:0002`` in its status file and the modes' names in its configuration
+    (Jetson Linux Developer Guide, *Power Model Editor*); asking the tool itself takes a second.
+    """
+    digits = re.search(r"pmode:0*([0-9]{1,4})", read(root / "var/lib/nvpmodel/status"))
+    if not digits:
+        return read(root / "sys/firmware/acpi/platform_profile") or None
+    pattern = rf"POWER_MODEL\s+ID={digits[1]}\s+NAME=(\S+)"
+    named = re.search(pattern, read(root / "etc/nvpmodel.conf"))
+    return named[1].rstrip(">") if named else f"nvpmodel {digits[1]}"
+
+
+def _on_battery(root: Path) -> bool | None:
+    supplies = list((root / "sys/class/power_supply").glob("*/online"))
+    online = [read(f) for f in supplies if read(f.parent / "type") == "Mains"]
+    return all(value == "0" for value in online) if online else None
+
+
+def _load(root: Path) -> list[float] | None:
+    found = [number(value) for value in read(root / "proc/loadavg").split()[:3]]
+    loads = [round(value, 2) for value in found if value is not None]
+    return loads if len(loads) == 3 else None
 
 
 def _os_name() -> str:
@@ -165,48 +217,6 @@ def _packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _gpus() -> tuple[list[Json], str]:
-    """NVIDIA GPUs through NVML (nvidia-ml-py), or none and the reason."""
-    if importlib.util.find_spec("pynvml") is None:
-        return [], "nvidia-ml-py is not installed"
-    nvml: Any = importlib.import_module("pynvml")
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        return [], f"NVML: {error}"
-    try:
-        driver = _text(nvml.nvmlSystemGetDriverVersion())
-        return [_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount())], ""
-    except nvml.NVMLError as error:
-        return [], f"NVML: {error}"
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _gpu(nvml: Any, index: int, driver: str) -> Json:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    queries: dict[str, Any] = {
-        "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-        "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-        "throttle_reasons": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-    }
-    found: Json = {
-        "name": _text(nvml.nvmlDeviceGetName(handle)),
-        "driver": driver,
-        "memory_mb": nvml.nvmlDeviceGetMemoryInfo(handle).total / 1e6,
-    }
-    for key, query in queries.items():
-        try:
-            found[key] = query()
-        except nvml.NVMLError:
-            found[key] = None  # not every card answers everything
-    return found
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _git(folder: Path) -> Json | None:

@@ -34,14 +34,19 @@ UNITS = {name: unit for name in METRICS for end, unit in (("_ms", "ms"), ("_ips"
 def latency(samples: Floats, batch: int) -> dict[str, Quantity]:
     """Median and percentiles of one call in ms, and throughput of one stream in images/s.
 
-    Intervals are distribution-free (order statistics, :func:`bench.stats.quantile_interval`); they
-    describe the iterations of one process, not the spread between processes. A percentile whose
+    Intervals are distribution-free (order statistics, :func:`bench.stats.quantile_interval`) and wider where calls
+    depend on each other (:func:`bench.agent.timing.dependence`); they describe the calls of one process, not
+    the spread between processes (:mod:`bench.measure.processes`). A percentile whose
     interval the sample count cannot support is missing. Throughput is ``batch / median``.
     """
+    import numpy as np
+
+    from bench.agent.timing import dependence
+
     found: dict[str, Quantity] = {}
     n = len(samples)
     for name, q in (("latency_ms", 0.5), ("p90_ms", 0.9), ("p95_ms", 0.95), ("p99_ms", 0.99)):
-        bounds = quantile_interval(samples, q)
+        bounds = quantile_interval(samples, q, weight=dependence(np.asarray(samples), q))
         what = "median" if q == 0.5 else f"{q:.0%} quantile"
         if bounds is None:
             found[name] = Quantity.missing(f"{n} samples cannot support a 95% interval of the {what}", "ms")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from bench.types import Quantity
 
 HZ = 20.0
+WHOLE = "from load to the end of the steady state"
+PART_WORDS = {"load": "while loading", "first": "in the first call", "steady": "in warm-up and steady state"}
 KIB_PER_MB = 1000.0 / 1.024
 """KiB in a megabyte of 10^6 bytes: 976.5625."""
 
@@ -28,24 +31,30 @@ def proportional_set_kb(pid: int) -> int | None:
 
 
 class MemorySampler:
-    """Samples a process about 20 times a second between :meth:`resume` and :meth:`pause`.
+    """Samples a process about 20 times a second between :meth:`resume` and :meth:`pause`; ``peaks`` per part, in KiB.
 
     Reading the map of a process holds a lock in the kernel: never sample while calls are timed.
     """
 
     def __init__(self, pid: int) -> None:
-        self.peak_kb: int | None = None
-        self._pid = pid
+        self.peaks: dict[str, int] = {}
+        self._pid, self._part = pid, ""
         self._running, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def note(self, kb: int | None) -> None:
-        """Take in a value that the process measured itself."""
-        if kb is not None:
-            self.peak_kb = max(self.peak_kb or 0, kb)
+    @property
+    def peak_kb(self) -> int | None:
+        """The highest of all parts, in KiB."""
+        return max(self.peaks.values(), default=None)
 
-    def resume(self) -> None:
+    def note(self, kb: int | None, part: str) -> None:
+        """Take in a value of a part of the work, for instance one that the process measured itself."""
+        if kb is not None:
+            self.peaks[part] = max(self.peaks.get(part, 0), kb)
+
+    def resume(self, part: str) -> None:
+        self._part = part
         self._running.set()
 
     def pause(self) -> None:
@@ -62,7 +71,18 @@ class MemorySampler:
             if self._closing.wait(1.0 / HZ):
                 return
             if self._running.is_set():
-                self.note(proportional_set_kb(self._pid))
+                self.note(proportional_set_kb(self._pid), self._part)
+
+
+def parts_mb(peaks: dict[str, int], baseline_kb: int | None) -> dict[str, Quantity]:
+    """Memory above the empty runtime in MB: at its highest while loading, in the first call, and after it."""
+    return {
+        part: replace(found, method=f"{found.method.replace(WHOLE, PART_WORDS[part])}")
+        if found.value is not None
+        else found
+        for part in PART_WORDS
+        for found in [above_baseline(peaks.get(part), baseline_kb)]
+    }
 
 
 def above_baseline(peak_kb: int | None, baseline_kb: int | None) -> Quantity:
@@ -78,6 +98,5 @@ def above_baseline(peak_kb: int | None, baseline_kb: int | None) -> Quantity:
         unit="MB",
         n=1,
         provenance="measured",
-        method="peak proportional set size from load to the end of the steady state (one process), minus that "
-        "after the runtime's import",
+        method=f"peak proportional set size {WHOLE} (one process), minus that after the runtime's import",
     )

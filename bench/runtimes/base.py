@@ -11,7 +11,7 @@ from bench.types import Artifact, Json, Notify, Protocol, Quantity
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
-    from bench.measure.power import EnergySource
+    from bench.measure.power import EnergySource, Window
     from bench.runtimes.worker import Worker
 
 
@@ -44,6 +44,9 @@ class CellJob:
         exact: INT8 in exact arithmetic (onnxruntime without graph optimisations): for the accuracy on a
             device whose kernels do not saturate where this CPU's would; not for timing.
         predict: also run all of ``images`` through the artifact and keep the logits.
+        load: a test under load in place of the timing (see :func:`bench.agent.load.run`); its result is read by
+            :func:`bench.measure.load.run_load`.
+        describe: only load the file and say its input and output (the result's ``runtime``); nothing is timed.
     """
 
     artifact: Artifact
@@ -56,6 +59,8 @@ class CellJob:
     images: Path | None = None
     predict: bool = True
     exact: bool = False
+    load: Json | None = None
+    describe: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class WorkerResult:
         stopped: why the steady state ended: the interval was narrow enough, or the cap was reached.
         seconds: wall-clock seconds of each phase: ``start`` (process start and import, waiting
             included), ``inputs load first warmup steady predict``, and ``total``.
+        window: the energy window around the steady state.
         runtime: what the runtime said about itself: version, providers, threads, copies, inputs, outputs.
     """
 
@@ -89,6 +95,7 @@ class WorkerResult:
     seconds: dict[str, float] = field(default_factory=dict)
     runtime: Json = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    window: Window | None = None
 
 
 class Runtime(Interface):
@@ -96,11 +103,15 @@ class Runtime(Interface):
 
     @property
     def name(self) -> str:
-        """The name in cells and on the command line: ``torch``, ``onnxruntime``, ``litert``."""
+        """The name in cells and on the command line: ``torch``, ``onnxruntime``, ``openvino``."""
 
     @property
     def format(self) -> str:
-        """The artifact format it runs: ``pt2``, ``onnx``, ``tflite``."""
+        """The artifact format that our exports make for it: ``pt2``, ``onnx``, ``tflite``, ``pte``."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Every format it takes: files made elsewhere come in more than our exports do."""
 
     @property
     def module(self) -> str:
@@ -122,7 +133,7 @@ class Runtime(Interface):
     def int8_scheme(self, environment: Json) -> str:
         """The export scheme for INT8 on this machine: ``u8s8``, ``u8s8-7bit`` or ``litert``."""
 
-    def start(self, host: Host, threads: int = 1) -> Worker:
+    def start(self, host: Host, threads: int = 1, cpus: tuple[int, ...] = ()) -> Worker:
         """Start a worker that imports the runtime and waits for its one job.
 
         Call it for the next cell while the present one is in its untimed ``predict`` phase

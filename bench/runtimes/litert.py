@@ -11,6 +11,7 @@ from bench.types import Json
 class LiteRt(LocalRuntime):
     name = "litert"
     format = "tflite"
+    formats = ("tflite",)
     distributions = ("ai-edge-litert", "tflite-runtime")
     remedy = 'pip install "edgefit[litert]"'
 

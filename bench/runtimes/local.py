@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.measure.latency import METRICS, UNITS, all_missing, latency, once_ms
-from bench.measure.memory import above_baseline
+from bench.measure.memory import above_baseline, parts_mb
 from bench.measure.power import per_image
 from bench.runtimes.base import CellJob, Probe, WorkerResult
+from bench.runtimes.shipped import shipped_files
 from bench.runtimes.worker import Worker, run_cell
-from bench.types import Json, Notify, Quantity
+from bench.types import Json, Notify, Quantity, to_json
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
-    from bench.measure.power import EnergySource
+    from bench.measure.power import EnergySource, Window
 
 VNNI = ("avx512_vnni", "avx_vnni")
 
@@ -26,6 +27,7 @@ class LocalRuntime:
 
     name = ""
     format = ""
+    formats: tuple[str, ...] = ()
     module = ""
     distributions: tuple[str, ...] = ()
     """Names under which the package is published; the first is the one to install."""
@@ -61,9 +63,9 @@ class LocalRuntime:
         """See :meth:`bench.runtimes.base.Runtime.int8_scheme`."""
         return u8s8(environment)
 
-    def start(self, host: Host, threads: int = 1) -> Worker:
+    def start(self, host: Host, threads: int = 1, cpus: tuple[int, ...] = ()) -> Worker:
         """See :meth:`bench.runtimes.base.Runtime.start`."""
-        return Worker(host, self.name, threads)
+        return Worker(host, self.name, threads, cpus)
 
     def measure(
         self,
@@ -74,8 +76,8 @@ class LocalRuntime:
         energy: EnergySource | None = None,
     ) -> WorkerResult:
         """See :meth:`bench.runtimes.base.Runtime.measure`."""
-        if job.device != "cpu":
-            energy = None  # the sources read the CPU package only
+        if energy is not None and job.device not in energy.devices:
+            energy = None
         raw, listener, seconds = run_cell(job, self.name, host, notify, worker, energy)
 
         def array(key: str) -> Path | None:
@@ -104,29 +106,33 @@ class LocalRuntime:
                 **raw["runtime"],
                 "baseline_kb": raw.get("baseline_kb"),
                 "predict_batch": raw.get("predict_batch"),
+                "energy": listener.window.to_json() if listener.window else None,
+                "disturbance": to_json(listener.disturbance),
+                "memory_parts_mb": to_json(parts_mb(listener.sampler.peaks, raw.get("baseline_kb"))),
             },
             notes=tuple(raw["notes"]),
+            window=listener.window,
         )
 
 
 def _size(job: CellJob) -> Quantity:
     if not job.path.is_file():
         return Quantity.missing(f"there is no file {job.path.name}", UNITS["size_bytes"])
-    size = job.path.stat().st_size
-    return Quantity(size, "bytes", size, size, 1, "measured", "size of the artifact's file as shipped")
+    files = shipped_files(job.path)
+    size = sum(f.stat().st_size for f in files)
+    what = "file" if len(files) == 1 else f"{len(files)} files"
+    return Quantity(size, "bytes", size, size, 1, "measured", f"size of the artifact's {what} as shipped")
 
 
-def _timed(samples: Path, job: CellJob, window: Quantity | None) -> dict[str, Quantity]:
+def _timed(samples: Path, job: CellJob, window: Window | None) -> dict[str, Quantity]:
     import numpy as np
 
     values = np.load(samples, allow_pickle=False)
     found = latency(values, job.batch)
     if window is not None:
-        found["energy_mj"] = per_image(window, len(values) * job.batch)
+        found["energy_mj"] = per_image([window], [len(values) * job.batch])
     else:
-        reason = (
-            "no energy source" if job.device == "cpu" else f"the energy source does not cover {job.device}"
-        )
+        reason = f"no energy source that counts {job.device} was given"
         found["energy_mj"] = Quantity.missing(reason, UNITS["energy_mj"])
     return found
 

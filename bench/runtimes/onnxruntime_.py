@@ -11,6 +11,7 @@ from bench.types import Json
 class OnnxRuntime(LocalRuntime):
     name = "onnxruntime"
     format = "onnx"
+    formats = ("onnx",)
     module = "onnxruntime"
     distributions = ("onnxruntime", "onnxruntime-gpu")
     remedy = "pip install onnxruntime"

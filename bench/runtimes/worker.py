@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import bench
 from bench.errors import WorkerError
-from bench.measure.memory import MemorySampler
+from bench.runtimes.listener import Listener
 from bench.types import Json, Notify, to_json
 
 if TYPE_CHECKING:
@@ -33,16 +33,13 @@ if TYPE_CHECKING:
 IMPORT_TIMEOUT = 120.0
 """Seconds a worker may take to import its runtime."""
 EXIT_TIMEOUT = 10.0
+METER_MARGIN = 1.1
 STDERR_LINES = 20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-SAMPLED = ("load", "first", "warmup")
-"""Phases in which memory is sampled from outside."""
-COUNTED = (*SAMPLED, "steady", "settled", "predict")
-"""Phases whose first moment counts for the peak; ``predict`` begins where the timed work has ended."""
 
 
-def environment(threads: int) -> dict[str, str]:
-    """What a worker's environment adds to ours: thread counts, quiet libraries, our own package."""
+def environment(threads: int, cpus: tuple[int, ...] = ()) -> dict[str, str]:
+    """What a worker's environment adds to ours: thread counts, pinning, quiet libraries, our own package."""
     root = str(Path(bench.__file__).parent.parent)
     inherited = os.environ.get("PYTHONPATH", "")
     return {
@@ -51,18 +48,20 @@ def environment(threads: int) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",  # a torch.py in the person's folder is not torch
         "PYTHONFAULTHANDLER": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        **({"EDGEFIT_CPUS": ",".join(map(str, cpus))} if cpus else {}),
     }
 
 
 class Worker:
     """One process for one job. Use as a context manager, or call :meth:`close`: it leaves nothing behind."""
 
-    def __init__(self, host: Host, runtime: str, threads: int = 1) -> None:
-        self.runtime, self.threads = runtime, threads
+    def __init__(self, host: Host, runtime: str, threads: int = 1, cpus: tuple[int, ...] = ()) -> None:
+        self.runtime, self.threads, self.cpus = runtime, threads, cpus
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         self._buffer, self._ready = b"", False
+        self._oom_kills = oom_kills()
         argv = [sys.executable, "-m", "bench.agent", "-", runtime]
-        self._process: subprocess.Popen[bytes] = host.start(argv, environment(threads), self._stderr)
+        self._process: subprocess.Popen[bytes] = host.start(argv, environment(threads, cpus), self._stderr)
 
     @property
     def pid(self) -> int:
@@ -171,6 +170,8 @@ class Worker:
             self.close()
             status = -int(signal.SIGKILL)
         how = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
+        if status == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            how += ", because the machine ran out of memory,"
         return WorkerError(f"The {self.runtime} worker {how} before it was done", found=self._last_words())
 
     def _last_words(self) -> str:
@@ -181,6 +182,15 @@ class Worker:
         return "\n".join(lines[-STDERR_LINES:])
 
 
+def oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory since it started (``/proc/vmstat``); 0 where it does not say."""
+    try:
+        words = Path("/proc/vmstat").read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -188,41 +198,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class Listener:
-    """Follows a worker's events: samples memory, reads the energy source, passes progress on."""
-
-    def __init__(self, sampler: MemorySampler, energy: EnergySource | None, notify: Notify) -> None:
-        self.sampler, self.energy, self.notify = sampler, energy, notify
-        self.window: Any = None
-        self.measuring = False
-
-    def __call__(self, event: Json) -> None:
-        if event["event"] == "phase":
-            name = event["name"]
-            (self.sampler.resume if name in SAMPLED else self.sampler.pause)()
-            if name in COUNTED:
-                self.sampler.note(event.get("pss_kb"))
-            self._energy(name)
-        self.notify(event["event"], {k: v for k, v in event.items() if k != "event"})
-
-    def _energy(self, phase: str) -> None:
-        if self.energy is None:
-            return
-        if phase == "steady":
-            self.measuring = True
-            self.energy.start()
-        elif self.measuring:
-            self.measuring = False
-            self.window = self.energy.stop()
-
-    def close(self) -> None:
-        """Also after a crash: stop the sampler and an energy window that is still open."""
-        self.sampler.close()
-        self._energy("")
-
-
-def job_json(job: CellJob, runtime: str) -> Json:
-    """The job as the agent reads it."""
+def job_json(job: CellJob, runtime: str, energy: EnergySource | None = None) -> Json:
+    """The job as the agent reads it; it is timed for as long as the energy source needs."""
     artifact = job.artifact
     return {
         "runtime": runtime,
@@ -239,6 +216,9 @@ def job_json(job: CellJob, runtime: str) -> Json:
         "images": str(job.images) if job.images else None,
         "predict": job.predict,
         "exact": job.exact,
+        "load": job.load,
+        "describe": job.describe,
+        "least_seconds": METER_MARGIN * energy.shortest if energy is not None else 0.0,
         "outdir": str(job.outdir),
     }
 
@@ -256,18 +236,18 @@ def run_cell(
         WorkerError: see :meth:`bench.runtimes.base.Runtime.measure`.
     """
     begin = time.perf_counter()
-    if worker is not None and not (
-        worker.alive and worker.runtime == runtime and worker.threads == job.threads
-    ):
+    wanted = (runtime, job.threads, job.protocol.cpus)
+    if worker is not None and not (worker.alive and (worker.runtime, worker.threads, worker.cpus) == wanted):
         worker.close()
         worker = None
     (job.outdir / "result.json").unlink(missing_ok=True)
-    with worker or Worker(host, runtime, job.threads) as process:
+    with worker or Worker(host, *wanted) as process:
         process.ready()
         started = time.perf_counter() - begin
-        listener = Listener(MemorySampler(process.pid), energy, notify)
+        listener = Listener(process.pid, energy, notify, gpu=job.device != "cpu")
         try:
-            process.run(job_json(job, runtime), job.protocol.timeout_seconds, listener)
+            listener.wait()
+            process.run(job_json(job, runtime, energy), job.protocol.timeout_seconds, listener)
         finally:
             listener.close()
         result = _read_result(job.outdir / "result.json", runtime)

@@ -15,9 +15,9 @@ import pytest
 from bench.errors import UsageError, WorkerError
 from bench.hosts import open_host
 from bench.measure.latency import METRICS
-from bench.runtimes import get, names
+from bench.runtimes import SUFFIXES, get, names, taking
 from bench.runtimes.base import WorkerResult
-from tests.tiny import CLASSES, IMAGES, QUICK, Tiny
+from tests.tiny import CLASSES, IMAGES, QUICK, Tiny, add_pte, make_model_file
 
 HOST = open_host("local")
 
@@ -26,20 +26,46 @@ def quiet(event: str, details: dict) -> None:
     """A caller who does not want to hear of progress."""
 
 
-@pytest.fixture(params=names(), scope="module")
-def runtime(request: pytest.FixtureRequest):
-    found = get(request.param)
+def available(name: str):
+    found = get(name)
     probe = found.probe(HOST)
     if not probe.available:
         pytest.skip(f"{probe.reason}. {probe.remedy}")
     return found
 
 
+@pytest.fixture(params=names(), scope="module")
+def runtime(request: pytest.FixtureRequest):
+    return available(request.param)
+
+
+@pytest.fixture(params=["torch", "onnxruntime", "litert", "openvino"], scope="module")
+def process(request: pytest.FixtureRequest):
+    """The runtimes whose worker is killed: what happens then is the worker's, not the runtime's, and takes seconds."""
+    return available(request.param)
+
+
 @pytest.fixture(scope="module")
-def measured(runtime, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[WorkerResult, list]:
+def reader(runtime):
+    """The runtimes that read files in a way of their own; torch-compile reads as torch does, and is slow to start."""
+    if runtime.name == "torch-compile":
+        pytest.skip("reads files as torch does")
+    return runtime
+
+
+@pytest.fixture(scope="module")
+def subject(runtime, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A network in this runtime's format, with its parent's logits."""
+    if runtime.format == "safetensors":
+        return make_model_file(tiny, tmp_path_factory.mktemp("model-file"))
+    return add_pte(tiny) if runtime.format == "pte" else tiny
+
+
+@pytest.fixture(scope="module")
+def measured(runtime, subject: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[WorkerResult, list]:
     """One cell measured to its end, and what it reported on the way."""
     heard: list = []
-    job = tiny.job(runtime.format, tmp_path_factory.mktemp("cell"))
+    job = subject.job(runtime.format, tmp_path_factory.mktemp("cell"))
     result = runtime.measure(job, HOST, lambda event, details: heard.append((event, details)))
     return result, heard
 
@@ -54,7 +80,7 @@ def test_probing_imports_no_runtime() -> None:
     code = (
         "import sys; from bench.runtimes import get, names; from bench.hosts import open_host\n"
         "[get(n).probe(open_host('local')) for n in names()]\n"
-        "print([m for m in ('torch', 'onnxruntime', 'ai_edge_litert', 'numpy') if m in sys.modules])"
+        "print([m for m in ('torch', 'onnxruntime', 'ai_edge_litert', 'openvino', 'executorch', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -66,12 +92,12 @@ def test_a_missing_package_is_a_reason_and_a_remedy(runtime, monkeypatch: pytest
     assert not probe.available and "not installed" in probe.reason and "pip install" in probe.remedy
 
 
-def test_logits_are_those_of_the_parent(measured, tiny: Tiny) -> None:
+def test_logits_are_those_of_the_parent(measured, subject: Tiny) -> None:
     result, _ = measured
     assert result.status == "ok", result.reason
     logits = np.load(result.outputs)
     assert logits.dtype == np.float32 and logits.shape == (IMAGES, CLASSES)
-    np.testing.assert_allclose(logits, tiny.logits, atol=1e-4)
+    np.testing.assert_allclose(logits, subject.logits, atol=1e-4)
 
 
 def test_every_metric_is_there_or_says_why_not(measured) -> None:
@@ -107,71 +133,100 @@ def test_phases_are_told_and_timed(measured) -> None:
     assert result.runtime["version"] and result.runtime["copies"]
 
 
-def test_batch_and_threads_are_honoured(runtime, tiny: Tiny, tmp_path: Path) -> None:
-    job = tiny.job(runtime.format, tmp_path, batch=4, threads=2)
+def test_batch_and_threads_are_honoured(runtime, subject: Tiny, tmp_path: Path) -> None:
+    job = subject.job(runtime.format, tmp_path, batch=4, threads=2)
     result = runtime.measure(job, HOST, quiet)
     assert result.status == "ok", result.reason
     latency, throughput = result.metrics["latency_ms"], result.metrics["throughput_ips"]
     assert throughput.value == pytest.approx(4e3 / latency.value)
     # Our listening thread and the caller's are two; a second compute thread makes three.
     assert result.runtime.get("threads") == 2 or result.runtime["os_threads"] >= 3
-    np.testing.assert_allclose(np.load(result.outputs), tiny.logits, atol=1e-4)
+    np.testing.assert_allclose(np.load(result.outputs), subject.logits, atol=1e-4)
 
 
-def test_a_corrupt_artifact_fails_with_a_reason(runtime, tiny: Tiny, tmp_path: Path) -> None:
-    path = tmp_path / f"corrupt.{runtime.format}"
+def test_a_corrupt_artifact_fails_with_a_reason(reader, subject: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / f"corrupt.{reader.format}"
     path.write_bytes(b"not a model" * 100)
-    result = runtime.measure(tiny.job(runtime.format, tmp_path / "out", path=path), HOST, quiet)
+    result = reader.measure(subject.job(reader.format, tmp_path / "out", path=path), HOST, quiet)
     assert result.status == "failed"
     assert result.reason.startswith("load: ") and "Traceback" not in result.reason
     assert result.metrics["latency_ms"].value is None and result.metrics["latency_ms"].reason == result.reason
 
 
-def test_a_missing_file_fails_with_a_reason(runtime, tiny: Tiny, tmp_path: Path) -> None:
-    job = tiny.job(runtime.format, tmp_path, path=tmp_path / "gone.bin")
-    result = runtime.measure(job, HOST, quiet)
+def test_a_missing_file_fails_with_a_reason(process, tiny: Tiny, tmp_path: Path) -> None:
+    job = tiny.job(process.format, tmp_path, path=tmp_path / "gone.bin")
+    result = process.measure(job, HOST, quiet)
     assert result.status == "failed" and "there is no file gone.bin" in result.reason
 
 
-def test_a_wrong_input_shape_fails_with_a_reason(runtime, tiny: Tiny, tmp_path: Path) -> None:
-    artifact = tiny.artifact(runtime.format)
+def test_a_wrong_input_shape_fails_with_a_reason(reader, subject: Tiny, tmp_path: Path) -> None:
+    artifact = subject.artifact(reader.format)
     spec = artifact.inputs[0]
     wrong = replace(spec, shape=tuple(32 if d == 12 else d for d in spec.shape))
-    job = tiny.job(runtime.format, tmp_path, artifact=replace(artifact, inputs=(wrong,)))
-    result = runtime.measure(job, HOST, quiet)
+    job = subject.job(reader.format, tmp_path, artifact=replace(artifact, inputs=(wrong,)))
+    result = reader.measure(job, HOST, quiet)
     assert result.status == "failed" and "description says" in result.reason and "32" in result.reason
 
 
-def test_a_crash_costs_one_cell(runtime, tiny: Tiny, tmp_path: Path) -> None:
-    worker = runtime.start(HOST)
+def test_a_crash_costs_one_cell(process, tiny: Tiny, tmp_path: Path) -> None:
+    worker = process.start(HOST)
 
     def crash(event: str, details: dict) -> None:
         if details.get("name") == "warmup":
             os.kill(worker.pid, signal.SIGSEGV)
 
     with pytest.raises(WorkerError, match="SIGSEGV"):
-        runtime.measure(tiny.job(runtime.format, tmp_path), HOST, crash, worker=worker)
+        process.measure(tiny.job(process.format, tmp_path), HOST, crash, worker=worker)
     assert not worker.alive
 
 
-def test_a_hang_is_ended(runtime, tiny: Tiny, tmp_path: Path) -> None:
-    worker = runtime.start(HOST)
+def test_a_hang_is_ended(process, tiny: Tiny, tmp_path: Path) -> None:
+    worker = process.start(HOST)
 
     def hang(event: str, details: dict) -> None:
         if details.get("name") == "warmup":
             os.kill(worker.pid, signal.SIGSTOP)
 
-    job = tiny.job(runtime.format, tmp_path, protocol=replace(QUICK, timeout_seconds=1.0))
+    job = tiny.job(process.format, tmp_path, protocol=replace(QUICK, timeout_seconds=1.0))
     worker.ready()
     with pytest.raises(WorkerError, match="silent for 1 s"):
-        runtime.measure(job, HOST, hang, worker=worker)
+        process.measure(job, HOST, hang, worker=worker)
     assert not worker.alive
+
+
+@pytest.mark.parametrize("form", ["xml", "tflite"])
+def test_openvino_takes_other_formats_too(form: str, tiny: Tiny, tmp_path: Path) -> None:
+    runtime = available("openvino")
+    artifact, path = tiny.artifact("tflite" if form == "tflite" else "onnx"), tiny.path(form)
+    if form == "xml":
+        import openvino
+
+        path = tmp_path / "tiny.xml"
+        openvino.save_model(openvino.Core().read_model(tiny.path("onnx")), path, compress_to_fp16=False)
+    result = runtime.measure(tiny.job("onnx", tmp_path, artifact=artifact, path=path), HOST, quiet)
+    assert result.status == "ok", result.reason
+    assert result.runtime["inference_precision"] == "f32"
+    np.testing.assert_allclose(np.load(result.outputs), tiny.logits, atol=1e-4)
+
+
+def test_every_runtime_takes_the_format_made_for_it_and_every_format_has_a_taker() -> None:
+    assert all(get(n).format in get(n).formats for n in names())
+    assert {fmt: taking(fmt)[0] for fmt in SUFFIXES.values()} == {
+        "onnx": "onnxruntime",
+        "tflite": "litert",
+        "pt2": "torch",
+        "pte": "executorch",
+        "xml": "openvino",
+        "engine": "tensorrt",
+        "safetensors": "torch-eager",
+    }
 
 
 def test_refusals_are_reasons(runtime) -> None:
     environment = {"cpu": {"arch": "x86_64", "features": ["avx2"]}}
-    assert runtime.refuse("fp32", environment) == ""
-    assert "fp4" in runtime.refuse("fp4", environment)
+    device = runtime.probe(HOST).devices[0]
+    assert runtime.refuse("fp32", environment, device) == ""
+    assert "fp4" in runtime.refuse("fp4", environment, device)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +243,14 @@ def test_refusals_are_reasons(runtime) -> None:
         ("torch", "fp16", "cpu", False),
         ("torch", "fp16", "cuda", True),
         ("torch", "int8", "cpu", False),
+        ("openvino", "int8", "cpu", True),
+        ("openvino", "fp16", "cpu", False),
+        ("executorch", "fp32", "cpu", True),
+        ("executorch", "int8", "cpu", False),
+        ("torch-eager", "bf16", "cpu", False),
+        ("torch-compile", "bf16", "cpu", True),
+        ("tensorrt", "fp16", "cuda", True),
+        ("tensorrt", "fp16", "cpu", False),
     ],
 )
 def test_precisions(name: str, precision: str, device: str, runs: bool) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +14,13 @@ import time
 import numpy as np
 import pytest
 
+from bench.pipeline import execute
+from bench.preflight import RunOptions, prepare
 from bench.records import objects_of
-from bench.store import read_run
-from tests.integration.conftest import bench, run_arguments
+from bench.runtimes.worker import Worker
+from bench.store import Run, read_run
+from bench.types import Cell
+from tests.integration.conftest import RECIPE, bench, run_arguments
 
 
 def _cells(folder, **where):
@@ -52,11 +58,11 @@ def test_raw_samples_give_the_stated_median(finished):
     for cell in data.cells:
         if cell["status"] != "ok":
             continue
-        samples = np.load(data.object_path(cell["samples"]))
+        processes = list(np.load(data.object_path(cell["samples"])).values())
         latency = cell["metrics"]["latency_ms"]
-        assert latency["n"] == len(samples) and latency["value"] == pytest.approx(
-            float(np.median(samples)) * 1e3
-        )
+        assert latency["n"] == len(processes) == 2  # the recipe's; the process is the unit, not the call
+        medians = [float(np.median(samples)) * 1e3 for samples in processes]
+        assert latency["value"] == pytest.approx(float(np.median(medians)))
         assert latency["low"] <= latency["value"] <= latency["high"]
 
 
@@ -273,3 +279,51 @@ def test_every_named_object_is_there(finished):
     for record in (*data.variants.values(), *data.artifacts.values(), *data.cells):
         for sha in objects_of(record):
             assert data.object_path(sha).exists()
+
+
+def test_a_crash_and_a_hang_cost_their_cells_and_nothing_else(finished, tmp_path, monkeypatch):
+    """One worker gets SIGSEGV and another SIGSTOP in their warm-up; the same command then mends both cells."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    now = {"item": "", "worker": None}
+    run_job = Worker.run
+
+    def watched(self, job, timeout, on_event):
+        now["worker"] = self
+        run_job(self, job, timeout, on_event)
+
+    def hurt(event, info):
+        if event == "item" and not info["done"]:
+            now["item"] = info["name"]
+        if event == "phase" and info["name"] == "warmup":
+            number = wounds.get(now["item"])
+            if number is not None:
+                os.kill(now["worker"].pid, number)
+
+    monkeypatch.setattr(Worker, "run", watched)
+    wounds = {
+        "teacher / onnxruntime / fp32 / batch 1 / 1 thr / local": signal.SIGSEGV,
+        "student / litert / fp32 / batch 1 / 1 thr / local": signal.SIGSTOP,
+    }
+    options = RunOptions(
+        profile="jetson-xavier",
+        recipe=str(RECIPE),
+        sets=("protocol.timeout_seconds=4", "protocol.min_runs=51"),
+    )
+    prepared = prepare(options)
+    with Run(tmp_path / "run") as store:
+        outcome = execute(prepared, store, hurt)
+    assert len(outcome.failed) == 2
+    failed = {
+        Cell(**c["cell"]).label: c["reason"]
+        for c in read_run(tmp_path / "run").cells
+        if c["status"] == "failed"
+    }
+    assert failed.keys() == wounds.keys()
+    crash, hang = (failed[name] for name in wounds)
+    assert "SIGSEGV" in crash and "Fatal Python error: Segmentation fault" in crash
+    assert "silent for 4 s" in hang
+    wounds = {}
+    with Run(tmp_path / "run") as store:
+        again = execute(prepare(options), store, hurt)
+    assert (again.made, again.failed) == (2, [])
+    assert all(c["status"] != "failed" for c in read_run(tmp_path / "run").cells)

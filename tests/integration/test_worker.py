@@ -188,26 +188,39 @@ def test_the_cap_ends_a_noisy_cell(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_an_energy_source_frames_the_steady_state(tiny: Tiny, tmp_path: Path) -> None:
-    from bench.types import Quantity
+    from bench.measure.power import Reading
 
     heard: list[str] = []
+    joules = iter([0.01, 2.0, 0.03])
 
     class Meter:
-        name = "meter"
+        """A stand-in whose windows all last one second: idle, work, idle."""
+
+        name, covers, devices, shortest, idle_seconds = "meter", "everything", ("cpu",), 0.0, 0.01
 
         def start(self) -> None:
             heard.append("start")
 
-        def stop(self) -> Quantity:
+        def stop(self) -> Reading:
             heard.append("stop")
-            return Quantity(2.0, "J", n=1, provenance="measured", method="a meter")
+            return Reading("meter", "everything", next(joules), 1.0, 1, "measured", method="a meter")
 
     def listen(event: str, details: dict) -> None:
         if event == "phase":
             heard.append(details["name"])
 
     result = ORT.measure(tiny.job("onnx", tmp_path), HOST, listen, energy=Meter())
-    assert heard[heard.index("start") :][:4] == ["start", "steady", "stop", "settled"]
+    assert heard[:2] == ["start", "stop"]  # idle, before the worker has its job
+    assert heard[heard.index("warmup") :][:7] == [
+        "warmup",
+        "start",
+        "steady",
+        "stop",
+        "start",
+        "stop",
+        "settled",
+    ]
     energy = result.metrics["energy_mj"]
-    assert energy.value == pytest.approx(2000 / result.metrics["latency_ms"].n)
-    assert (energy.unit, energy.provenance) == ("mJ/image", "measured")
+    assert energy.value == pytest.approx((2.0 - 0.02) * 1e3 / len(np.load(result.samples)))
+    assert (energy.unit, energy.provenance, energy.n) == ("mJ/image", "measured", 1)
+    assert result.runtime["energy"]["idle_before"]["watts"] == 0.01

@@ -22,11 +22,10 @@ from bench.measure import environment
 from bench.measure.accuracy import accuracy_quantity, metrics
 from bench.measure.environment import cpu_quota, cpuinfo, describe
 from bench.measure.latency import all_missing, latency
-from bench.measure.memory import MemorySampler, above_baseline, proportional_set_kb
-from bench.measure.power import CodeCarbon, per_image
-from bench.types import Quantity
+from bench.measure.memory import MemorySampler, above_baseline, parts_mb, proportional_set_kb
+from bench.measure.power import CodeCarbon
 
-AGENT = sorted(Path(bench.agent.__file__).parent.glob("*.py"))
+AGENT = sorted(Path(bench.agent.__file__).parent.rglob("*.py"))
 
 
 # The worker's source
@@ -150,12 +149,17 @@ def test_a_batch_that_is_swallowed_is_refused() -> None:
 
 
 def test_percentiles_only_where_the_samples_support_them() -> None:
-    few, many = latency(np.linspace(0.001, 0.002, 60), 8), latency(np.linspace(0.001, 0.002, 2000), 8)
+    rng = np.random.default_rng(0)
+    few, many = (latency(rng.permutation(np.linspace(0.001, 0.002, n)), 8) for n in (60, 2000))
     assert few["latency_ms"].value == pytest.approx(1.5)
     assert few["p99_ms"].value is None and "60 samples" in few["p99_ms"].reason
     assert many["p99_ms"].low <= many["p99_ms"].value <= many["p99_ms"].high
     assert few["throughput_ips"].value == pytest.approx(8 / 0.0015)
     assert few["throughput_ips"].low == pytest.approx(8e3 / few["latency_ms"].high)
+    drifting = latency(np.linspace(0.001, 0.002, 2000), 8)  # neighbours say the same thing twice
+    width = drifting["latency_ms"].high - drifting["latency_ms"].low
+    assert width > 5 * (many["latency_ms"].high - many["latency_ms"].low)
+    assert drifting["p99_ms"].value is None
 
 
 def test_everything_missing_has_reasons_and_units() -> None:
@@ -180,20 +184,16 @@ def test_the_sampler_sees_a_process_grow_only_while_it_runs() -> None:
     sampler = MemorySampler(child.pid)
     time.sleep(0.15)
     assert sampler.peak_kb is None
-    sampler.resume()
+    sampler.resume("load")
     print(file=child.stdin, flush=True)
     child.stdout.readline()
     time.sleep(0.3)
     sampler.close()
     child.communicate()
     assert sampler.peak_kb - before > 35_000
-
-
-def test_energy_per_image() -> None:
-    window = Quantity(3.0, "J", n=1, provenance="estimated", method="m")
-    found = per_image(window, 600)
-    assert (found.value, found.unit, found.n, found.provenance) == (5.0, "mJ/image", 600, "estimated")
-    assert per_image(Quantity.missing("no meter", "J"), 600).reason == "no meter"
+    parts = parts_mb(sampler.peaks, before)
+    assert parts["load"].value > 35 and "while loading" in parts["load"].method
+    assert parts["first"].value is None and parts["steady"].value is None
 
 
 # The environment
@@ -307,7 +307,7 @@ def test_without_codecarbon_energy_is_missing_with_the_command(monkeypatch: pyte
     source.start()
     reading = source.stop()
     source.close()
-    assert reading.value is None and "pip install" in reading.reason
+    assert reading.joules is None and "pip install" in reading.reason
 
 
 def test_codecarbon_reads_a_window_offline_and_leaves_nothing(
@@ -340,8 +340,8 @@ def test_codecarbon_reads_a_window_offline_and_leaves_nothing(
     reading = source.stop()
     closing = time.perf_counter() - begin
     source.close()
-    assert reading.value is not None and reading.value > 0, reading.reason
-    assert reading.unit == "J" and "codecarbon" in reading.method
+    assert reading.joules is not None and reading.joules > 0, reading.reason
+    assert "codecarbon" in reading.method and reading.mode in reading.method
     assert reading.provenance == ("measured" if "RAPL" in reading.method else "estimated")
     assert opening + closing < 1.0
     assert not calls and [p.name for p in tmp_path.iterdir()] == [settings_file.name]
@@ -354,4 +354,4 @@ def test_a_window_too_short_for_the_kernels_ticks_is_missing() -> None:
     source.start()
     reading = source.stop()
     source.close()
-    assert reading.value is None and "too short" in reading.reason
+    assert reading.joules is None and "too short" in reading.reason

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from bench import plan, recipe
-from bench.errors import UsageError
+from bench.errors import ConfigError, UsageError
 from hardware_profiles import load as profiles
 
 HERE = (
@@ -112,3 +112,35 @@ def test_a_missing_runtime_is_skipped_and_the_rest_goes_on():
 def test_pruning_rounds_to_what_the_target_wants():
     step = _plan("jetson-xavier").variant("pruned-raw").variant.step
     assert step.round_to == profiles.load("jetson-xavier").round_to
+
+
+def test_a_recipe_names_its_runtimes_else_the_local_profile_does():
+    extra = (*HERE, plan.RuntimeFacts("openvino", "onnx", "2026.4", "u8s8"),
+             plan.RuntimeFacts("torch-compile", "pt2", "2.14", ""))  # fmt: skip
+
+    def here(runtimes):
+        cells = _plan("jetson-xavier", overrides={"runtimes": runtimes}, runtimes=extra).cells
+        return {c.cell.runtime for c in cells if c.cell.host == "local"}, [
+            c for c in cells if c.cell.host != "local"
+        ]
+
+    assert here(["onnxruntime"])[0] == {"onnxruntime"}
+    assert here(["torch-compile", "openvino"])[0] == {"torch-compile", "openvino"}
+    assert here([])[0] == {"torch", "onnxruntime", "litert", "openvino"}
+    assert {c.cell.runtime for c in here(["torch"])[1]} == {
+        c.cell.runtime for c in here([])[1]
+    }  # the device's own
+
+
+@pytest.mark.parametrize("runtimes", [["onnxrutime"], "onnxruntime", [3]])
+def test_unknown_runtimes_are_refused_with_the_nearest(runtimes):
+    with pytest.raises(ConfigError, match=r"onnxruntime|no runtime is called 3"):
+        _plan(overrides={"runtimes": runtimes})
+
+
+def test_openvino_shares_the_onnx_files():
+    extra = (HERE[1], plan.RuntimeFacts("openvino", "onnx", "2026.4", "u8s8"))
+    made = _plan(overrides={"runtimes": ["onnxruntime", "openvino"]}, runtimes=extra)
+    by_runtime = {r: {c.export for c in made.cells if c.cell.runtime == r and c.cell.precision in ("fp32", "int8")}
+                  for r in ("onnxruntime", "openvino")}  # fmt: skip
+    assert by_runtime["onnxruntime"] == by_runtime["openvino"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ TRAIN = {
     "eta_seconds": 30.0, "val_accuracy": None, "loss": 2.0,
 }  # fmt: skip
 EVENTS = [
-    ("stage", {"name": "variants", "total": 2}),
+    ("stage", {"name": "variants", "total": 2, "todo": 2}),
     ("item", {"name": "teacher", "done": False}),
     ("train", TRAIN),
     ("train", TRAIN | {"step": 2}),
@@ -23,8 +24,9 @@ EVENTS = [
     ("log", {"text": "reading folder:[x]"}),
     ("item", {"name": "teacher", "done": True}),
     ("item", {"name": "student", "done": True}),
-    ("stage", {"name": "cells", "total": 1}),
+    ("stage", {"name": "cells", "total": 1, "todo": 1}),
     ("item", {"name": "teacher / litert", "done": False}),
+    ("process", {"n": 1, "of": 3}),
     ("phase", {"name": "load", "pss_kb": 1}),
     ("progress", {"n": 100, "median_ms": 1.234, "half_width": 0.02}),
     ("failed", {"kind": "cell", "name": "teacher", "reason": "it broke [/]"}),
@@ -52,6 +54,29 @@ def test_a_log_gets_one_line_an_epoch():
         out.getvalue().count("epoch 1/3") == 1
         and "epoch 2/3: 120 images/s, 30 s left, validation 0.500" in out.getvalue()
     )
+
+
+def test_the_bar_says_which_process_and_how_long_the_rest_takes():
+    class Bar:
+        said: ClassVar[list[str]] = []
+
+        def update(self, task, **fields):
+            self.said.append(fields.get("info", ""))
+
+        def advance(self, task):
+            pass
+
+    progress = Progress(Console(file=io.StringIO(), width=100))
+    progress("stage", {"name": "cells", "total": 3, "todo": 3})
+    progress._bar, progress._stage = Bar(), 0
+    progress("item", {"name": "a", "done": False})
+    progress("process", {"n": 2, "of": 5})
+    progress("progress", {"n": 100, "median_ms": 1.234, "half_width": 0.02})
+    assert Bar.said[-1] == "a process 2 of 5: 1.234 ms +-2.0%, n=100"
+    progress("item", {"name": "a", "done": True})
+    progress("item", {"name": "b", "done": False})
+    progress("phase", {"name": "load"})
+    assert Bar.said[-1].startswith("b: load (about ") and Bar.said[-1].endswith(" s left)")
 
 
 def test_quiet_is_quiet():

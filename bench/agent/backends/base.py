@@ -1,0 +1,83 @@
+"""What every backend has.
+
+``feed`` puts a prepared batch where the runtime reads it (not timed), ``call`` is the timed
+call and returns when the device is done, ``fetch`` gives the output as numpy (not timed).
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from ..inputs import Refused
+
+Json = Dict[str, Any]
+
+
+def dims(shape: Any) -> List[Optional[int]]:
+    """A shape as whole numbers, None where a dimension is free."""
+    return [int(d) if isinstance(d, int) and d >= 0 else None for d in shape]
+
+
+class Backend(abc.ABC):
+    """One runtime with at most one artifact loaded.
+
+    Attributes:
+        version: of the runtime.
+        copies: what is copied inside and outside the timed call.
+        exact: run INT8 in exact arithmetic, slowly: accuracy as on a CPU or GPU whose kernels do not saturate.
+        shape: the input's shape, set before :meth:`set_batch` where the artifact leaves height and width free.
+        notes: what a reader of the figures must know, filled in by load and set_batch.
+    """
+
+    version = ""
+    copies = ""
+    exact = False
+    shape: Optional[List[Optional[int]]] = None
+
+    def __init__(self) -> None:
+        self.notes: List[str] = []
+
+    @abc.abstractmethod
+    def load(self, path: str, threads: int, device: str) -> None:
+        """Read the artifact; raise Refused when this runtime cannot run it there."""
+
+    @abc.abstractmethod
+    def inputs(self) -> List[Json]:
+        """name, shape (None: free), dtype and, for integers, scale and zero_point of each input."""
+
+    @abc.abstractmethod
+    def outputs(self) -> List[Json]:
+        """The same of each output."""
+
+    def set_batch(self, batch: int) -> None:
+        """Make ready for batches of this size; raise Refused when the artifact cannot."""
+        fixed = self.inputs()[0]["shape"][0]
+        if fixed is not None and fixed != batch:
+            raise Refused(f"the artifact has a fixed batch of {fixed}, not {batch}")
+
+    def prepare(self, values: np.ndarray) -> Any:
+        return values
+
+    @abc.abstractmethod
+    def feed(self, prepared: Any) -> None:
+        """Put one prepared batch where :meth:`call` reads it; not timed."""
+
+    @abc.abstractmethod
+    def call(self) -> None:
+        """Run the artifact once; this is what is timed."""
+
+    @abc.abstractmethod
+    def fetch(self) -> np.ndarray:
+        """The output of the last call as an array; not timed."""
+
+    def info(self) -> Json:
+        """What the runtime says about itself after the first call: providers, threads, device memory."""
+        return {}
+
+    def _sized(self, batch: int, own: List[Optional[int]]) -> List[Optional[int]]:
+        """``own`` with the batch, and with the sides of :attr:`shape` where they are free."""
+        given = self.shape if self.shape and len(self.shape) == len(own) else own
+        return [batch, *[g if o is None else o for o, g in zip(own[1:], given[1:])]]

@@ -1,0 +1,86 @@
+"""What the engine does at each of a worker's events: reads its instruments while the worker waits, never while it times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.measure.disturbance import Disturbance, Snapshot, compare, snapshot
+from bench.measure.gpu import open_nvml
+from bench.measure.memory import MemorySampler
+from bench.measure.power import Reading, Window, idle
+from bench.types import Json, Notify
+
+if TYPE_CHECKING:
+    from bench.measure.power import EnergySource
+
+SAMPLED = ("load", "first", "warmup")
+"""Phases in which memory is sampled from outside."""
+PARTS = {
+    "load": "",
+    "first": "load",
+    "warmup": "first",
+    "steady": "steady",
+    "settled": "steady",
+    "predict": "steady",
+}
+"""Where a phase begins, the part of the work that has just ended: its memory counts there."""
+
+
+class Listener:
+    """Follows one worker: memory, energy and disturbances around its phases; progress is passed on."""
+
+    def __init__(self, pid: int, energy: EnergySource | None, notify: Notify, gpu: bool = False) -> None:
+        self.pid, self.energy, self.notify = pid, energy, notify
+        self.sampler = MemorySampler(pid)
+        self.window: Window | None = None
+        self.disturbance: Disturbance | None = None
+        self._before: Snapshot | None = None
+        self._idle: Reading | None = None
+        self._measuring = False
+        self._nvml = open_nvml()[0] if gpu else None
+
+    def __call__(self, event: Json) -> None:
+        if event["event"] == "phase":
+            self._memory(event["name"], event.get("pss_kb"))
+            self._instruments(event["name"])
+        self.notify(event["event"], {k: v for k, v in event.items() if k != "event"})
+
+    def wait(self) -> None:
+        """Read the idle power while the worker waits for its job: then nothing comes between warm-up and steady state."""
+        if self.energy is not None:
+            self._idle = idle(self.energy)
+
+    def _memory(self, phase: str, kb: int | None) -> None:
+        part = PARTS.get(phase)
+        if part:
+            self.sampler.note(kb, part)
+        if phase in SAMPLED:
+            self.sampler.resume("steady" if phase == "warmup" else phase)
+        else:
+            self.sampler.pause()
+
+    def _instruments(self, phase: str) -> None:
+        """Open the windows at the gate before the steady state, close them at the one after it.
+
+        The snapshots lie inside the energy window, so that reading energy is not seen as another process's work.
+        """
+        if phase == "steady":
+            self._measuring = True
+            if self.energy is not None:
+                self.energy.start()
+            self._before = snapshot(self.pid, nvml=self._nvml)
+        elif self._measuring:
+            self._measuring = False
+            if self._before is not None and phase == "settled":
+                self.disturbance = compare(self._before, snapshot(self.pid, nvml=self._nvml))
+            gross = self.energy.stop() if self.energy is not None else None
+            if self.energy is not None and gross is not None:
+                # the worker waits at its gate; after a crash there is nothing to compare with
+                self.window = Window(gross, self._idle, idle(self.energy) if phase == "settled" else None)
+
+    def close(self) -> None:
+        """Also after a crash: stop the sampler and an energy window that is still open."""
+        self.sampler.close()
+        self._instruments("")
+        if self._nvml is not None:
+            self._nvml.close()

@@ -1,0 +1,53 @@
+"""The self-test on machines made up for it: quiet, noisy, and one that changes while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from bench.measure import selftest
+
+
+def machine(spread: float, seed: int = 0) -> Callable[[], float]:
+    rng = np.random.default_rng(seed)
+    return lambda: float(2.0 * np.exp(rng.normal(0, spread)))
+
+
+def test_a_quiet_machine_raises_no_alarm_and_sees_the_gate() -> None:
+    found = selftest.run(machine(0.004), comparisons=6)
+    assert found.alarms == 0 and len(found.medians) == 120
+    assert {c.verdict for c in found.comparisons} == {"SAME"}
+    assert found.smallest == found.gate and selftest.advice(found) == ()
+    assert found.between == pytest.approx(0.004, rel=0.3)
+
+
+def test_a_noisy_machine_says_what_it_cannot_see_and_how_many_pairs_it_takes() -> None:
+    found = selftest.run(machine(0.15), comparisons=4)
+    assert found.smallest > 0.15 and found.alarms == 0
+    needed = int(selftest.advice(found)[0].split("about ")[1].split()[0])
+    better = selftest.run(machine(0.15), comparisons=2, pairs=needed)
+    assert better.smallest < 0.06  # about twice the gate or better
+
+
+def test_two_hundred_comparisons_of_a_program_with_itself_raise_two_alarms_at_most() -> None:
+    found = selftest.run(machine(0.05, seed=3), comparisons=200)
+    assert found.alarms <= 2
+
+
+def test_the_document_is_json_with_quantities(tmp_path) -> None:
+    calls: list[tuple[int, int]] = []
+    found = selftest.run(machine(0.01), comparisons=2, pairs=3, notify=lambda n, of: calls.append((n, of)))
+    document = json.loads(json.dumps(selftest.to_document(found, {"file": "m.onnx"}, {}), allow_nan=False))
+    assert document["false_alarms"]["value"] == 0 and document["false_alarms"]["n"] == 2
+    assert calls[-1] == (12, 12) and len(document["medians_ms"]) == 12
+
+
+def test_the_standard_model_runs_and_does_not_fold_away(tmp_path) -> None:
+    session = onnxruntime.InferenceSession(selftest.standard_model(tmp_path))
+    images = np.random.default_rng(0).normal(size=(2, 1, 3, 56, 56)).astype(np.float32)
+    one, two = (session.run(None, {"image": i})[0] for i in images)
+    assert one.shape == (1, 32) and 0.01 < np.abs(one).mean() < 100 and not np.allclose(one, two)
