@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Floats = Sequence[float] | NDArray[np.float64]
 
 CONFIDENCE = 0.95
+NEXT_RUN = "95% interval: where another run's value falls"
+"""How a quantity's ``method`` says that its interval covers the differences between processes."""
 
 
 def _binomial_ranks(n: int, q: float, confidence: float) -> tuple[int, int] | None:

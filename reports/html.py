@@ -115,7 +115,7 @@ HEADINGS = (
     Heading("threads"),
     Heading("accuracy", "%", title_text="Test set, with its Wilson interval"),
     Heading("change", "points", title_text="Accuracy minus the reference's on the same test images"),
-    Heading("latency", "ms", title_text="Median of the steady state, with its interval inside one process"),
+    Heading("latency", "ms", title_text="Median of the steady state over the processes"),
     Heading("faster", "×", title_text="The reference's latency over this one, same runtime and setting"),
     Heading("size", title_text="Of the artifact as shipped"),
     Heading("smaller", "×"),

@@ -53,6 +53,7 @@ CHANGES: dict[str, str] = {"accuracy_change": "test", "val_accuracy_change": "va
 
 _PREFIX = {"test": "test", "validation": "val"}
 _WITHIN = "ratio of medians, interval within one process each (variation between processes not included)"
+BETWEEN = "ratio of medians over processes, interval of another run's ratio"
 _RANK: dict[Provenance | None, int] = {None: 0, "measured": 0, "estimated": 1, "predicted": 2}
 
 
@@ -154,8 +155,13 @@ def weakest(*quantities: Quantity) -> Provenance:
     return found or "measured"
 
 
-def ratio(base: Quantity, other: Quantity, method: str = _WITHIN) -> Quantity:
-    """``base / other`` with an interval where both have one; missing (with the reason) where one is."""
+def ratio(base: Quantity, other: Quantity, method: str = "") -> Quantity:
+    """``base / other`` with an interval where both have one; missing (with the reason) where one is.
+
+    Without a ``method`` it is a ratio of latencies: BETWEEN when both intervals cover the differences between processes.
+    """
+    between = stats.NEXT_RUN in base.method and stats.NEXT_RUN in other.method
+    method = method or (BETWEEN if between else _WITHIN)
     for who, quantity in (("the reference's value", base), ("the value", other)):
         if quantity.value is None:
             return Quantity.missing(f"{who} is missing: {quantity.reason or 'not recorded'}")
@@ -230,7 +236,7 @@ def _relative(
                 f"the reference {reference.name} has no {metric} at {where}", "x"
             )
         else:
-            method = _WITHIN if metric == "latency_ms" else "ratio of values"
+            method = "" if metric == "latency_ms" else "ratio of values"
             columns[name] = ratio(Quantity.from_json(base["metrics"][metric]), metrics[metric], method)
     for name, split in CHANGES.items():
         metric = "accuracy" if split == "test" else "val_accuracy"

@@ -13,8 +13,9 @@ LEGEND = (
     "* predicted, the device was not there; – missing, with its reason under Missing."
 )
 INTERVAL_NOTE = (
-    'Intervals are 95%. Those of latency and of "faster" cover the variation inside one process only; '
-    "two processes can differ by more. Accuracy changes compare the same test images in pairs."
+    'Intervals are 95%. Those of latency and of "faster" say where another run falls if several processes were '
+    "timed; of one process they cover its own variation only, and another can differ by more. "
+    "Accuracy changes compare the same test images in pairs."
 )
 SPLIT_NOTE = "Accuracy here is of the test set; bench choose decides on the validation set."
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

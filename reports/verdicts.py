@@ -25,6 +25,9 @@ NOISE = 0.10
 """Latencies of single processes that differ by less than this share are called equal: the intervals cover
 the variation inside one process only, and on a shared machine the next process differs by 10% or more."""
 
+GATE = 0.03
+"""Less than this is called equal also where the intervals cover the differences between processes."""
+
 NAMED = 8
 """A sentence names at most so many variants."""
 
@@ -54,15 +57,16 @@ class Verdict:
 
 
 def outcome(ratio: Quantity) -> str:
-    """``faster`` or ``slower`` when the interval of the ratio excludes 1 and the ratio is beyond NOISE.
+    """``faster`` or ``slower`` when the interval of the ratio excludes 1 and the ratio is beyond GATE, or NOISE for single processes.
 
     Everything else is ``no measurable difference``.
     """
     if ratio.value is None or ratio.low is None or ratio.high is None:
         return "no measurable difference"
-    if ratio.low > 1.0 and ratio.value > 1.0 + NOISE:
+    least = GATE if ratio.method == model.BETWEEN else NOISE
+    if ratio.low > 1.0 and ratio.value > 1.0 + least:
         return "faster"
-    if ratio.high < 1.0 and ratio.value < 1.0 / (1.0 + NOISE):
+    if ratio.high < 1.0 and ratio.value < 1.0 / (1.0 + least):
         return "slower"
     return "no measurable difference"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny import Tiny, make
 
@@ -11,3 +12,8 @@ from tests.tiny import Tiny, make
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """One small network in every format, made once per session."""
     return make(tmp_path_factory.mktemp("tiny"))
+
+
+# A busy machine is no reason to fail: the time limit of the whole suite is the only one.
+settings.register_profile("edgefit", deadline=None)
+settings.load_profile("edgefit")

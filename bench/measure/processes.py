@@ -16,7 +16,7 @@ from bench.measure.modes import modes
 from bench.measure.power import per_image
 from bench.measure.power.codecarbon import carbon
 from bench.runtimes.base import CellJob, Runtime, WorkerResult
-from bench.stats import process_interval
+from bench.stats import NEXT_RUN, process_interval
 from bench.types import Json, Notify, Quantity
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 PERCENTILES = ("p90_ms", "p95_ms", "p99_ms")
 ONCE = ("first_call_ms", "load_ms", "memory_mb", "device_memory_mb")
-NEXT_RUN = "95% interval: where another run's value falls"
 
 
 def measure_processes(

@@ -59,6 +59,8 @@ def test_ratios_compare_with_the_reference_on_the_same_runtime(items: list[rows.
     assert faster.low is not None and faster.high is not None
     assert faster.low < 0.198 / 0.110 < faster.high
     assert "within one process" in faster.method
+    several = [dataclasses.replace(q, method=stats.NEXT_RUN) for q in (faster, faster)]
+    assert rows.ratio(*several).method == rows.BETWEEN
     assert find(items, "teacher-int8", "litert").relative["x_faster"].value == pytest.approx(0.412 / 0.71)
 
 
@@ -194,6 +196,14 @@ def test_a_difference_is_stated_only_beyond_its_interval(
     assert verdicts.outcome(Quantity(value, "x", low, high)) == said
 
 
+def test_ratios_over_processes_need_no_margin_for_what_their_intervals_cover() -> None:
+    close = {"value": 1.06, "unit": "x", "low": 1.02, "high": 1.1}
+    assert verdicts.outcome(Quantity(**close)) == "no measurable difference"
+    assert verdicts.outcome(Quantity(**close, method=rows.BETWEEN)) == "faster"
+    within_gate = {"value": 1.02, "unit": "x", "low": 1.01, "high": 1.03}
+    assert verdicts.outcome(Quantity(**within_gate, method=rows.BETWEEN)) == "no measurable difference"
+
+
 def test_compressed_variants_are_compared_with_what_they_were_made_from(
     run: FakeRun, items: list[rows.Row]
 ) -> None:
@@ -318,7 +328,7 @@ def test_terminal_gives_reasons_remedies_legend_and_split(run: FakeRun) -> None:
     assert f"8 cells skipped on jetson-agx-xavier: {NO_HOST}; do: {GIVE_HOST}" in shown
     assert "SIGSEGV" in shown
     assert "~ estimated" in shown and "* predicted" in shown and "– missing" in shown
-    assert "validation" in shown and "inside one process" in shown
+    assert "validation" in shown and "where another run falls" in shown
 
 
 def test_cells_of_which_only_counts_are_known_take_no_line(run: FakeRun) -> None:

@@ -100,3 +100,22 @@ def test_ratio_interval_is_wider_than_either_part(a, b, wa, wb):
 def test_ratio_of_nothing_is_refused():
     with pytest.raises(ValueError):
         stats.ratio_interval((1.0, 0.0, 2.0), (1.0, 1.0, 1.0))
+
+
+@given(
+    st.lists(st.floats(0.1, 10), min_size=6, max_size=700),
+    st.sampled_from([0.5, 0.9, 0.99]),
+    st.floats(1.0, 60.0),
+)
+def test_dependent_samples_give_a_wider_interval_of_the_same_quantile_or_none(
+    samples: list[float], q: float, weight: float
+) -> None:
+    independent, dependent = (
+        stats.quantile_interval(samples, q),
+        stats.quantile_interval(samples, q, weight=weight),
+    )
+    if dependent is None:
+        return
+    assert independent is not None and dependent[0] == independent[0]
+    assert dependent[1] <= independent[1] and independent[2] <= dependent[2]
+    assert dependent[1] in samples and dependent[2] in samples
