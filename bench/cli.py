@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from bench import cli_info, cli_load, cli_steps, errors
+from bench import cli_info, cli_measure, cli_steps, errors
 from bench.errors import EdgefitError
 from bench.terminal import RUNS, console, open_run, print_json, say
 
@@ -273,7 +273,7 @@ def choose(
     return errors.EXIT_DONE
 
 
-for _command in (*cli_steps.COMMANDS, *cli_load.COMMANDS, *cli_info.COMMANDS):
+for _command in (*cli_steps.COMMANDS, *cli_measure.COMMANDS, *cli_info.COMMANDS):
     cli.add_command(_command)
 
 

@@ -153,35 +153,4 @@ def _print_findings(findings: list[Any]) -> None:
     terminal.print(f"\n{said[0]}, {said[1]}. Nothing was changed.", highlight=False)
 
 
-@click.command("selftest")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--runtime", default="", help="Default: the one that takes this kind of file.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
-@click.option("--comparisons", default=5, show_default=True, type=click.IntRange(1, 1000))
-@click.option(
-    "--pairs", default=10, show_default=True, type=click.IntRange(2, 1000), help="Of each comparison."
-)
-@click.option("--gate", default="3%", show_default=True, help="The change that matters.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def self_test(gate: str, as_json: bool, **options: Any) -> int:
-    """A/A: an artifact against itself. How often this machine cries wolf, and what it can see.
-
-    Without FILE a small model of its own is timed on onnxruntime. Each comparison times interleaved
-    pairs of fresh processes, as the regression check does; every difference it calls is a false alarm.
-    """
-    from bench.measure import selftest
-    from bench.progress import Progress
-    from reports.cell import render_selftest
-    from reports.limits import parse_quantity
-
-    with Progress(console(), quiet=as_json) as progress:
-        document = selftest.measure_self(gate=parse_quantity(gate, "drop"), notify=progress, **options)
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(render_selftest(document))
-    return errors.EXIT_DONE
-
-
-COMMANDS = (profiles, list_runtimes, doctor, self_test)
+COMMANDS = (profiles, list_runtimes, doctor)

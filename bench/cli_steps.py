@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,48 +36,6 @@ _test_option = click.option(
     "--test", is_flag=True, help="Judge the result on the test set, not on validation."
 )
 _json_option = click.option("--json", "as_json", is_flag=True)
-
-
-def feeding_options(command: Callable[..., int]) -> Callable[..., int]:
-    """How the input of a file made elsewhere is fed: the command gets one ``feeding`` (bench.measure.feeding)."""
-    options = (
-        click.option(
-            "--input-size", default="", metavar="N|HxW", help="Pixels, where the file leaves them free."
-        ),
-        click.option(
-            "--layout", default="", type=click.Choice(["", "NCHW", "NHWC"]), help="Order of the axes."
-        ),
-        click.option(
-            "--preprocess",
-            default="",
-            type=click.Choice(["", "imagenet", "inception", "raw", "unit"]),
-            help="ImageNet mean and std, -1..1, 0..255 or 0..1.",
-        ),
-        click.option(
-            "--range",
-            "value_range",
-            default="",
-            type=click.Choice(["", "0..1", "-1..1", "0..255"]),
-            help="What black and white become.",
-        ),
-        click.option("--mean", default="", metavar="M|R,G,B", help="Subtracted; white is 1."),
-        click.option("--std", default="", metavar="S|R,G,B", help="Divided by; white is 1."),
-        click.option(
-            "--resize", default="", type=click.Choice(["", "stretch", "crop"]), help="Default: stretch."
-        ),
-        click.option("--label-offset", type=int, help="Output column of the data's first class."),
-    )
-
-    @functools.wraps(command)
-    def with_feeding(**given: Any) -> int:
-        from bench.measure.feeding import parse
-
-        names = ("input_size", "layout", "preprocess", "value_range", "mean", "std", "resize", "label_offset")
-        return command(feeding=parse(**{name: given.pop(name) for name in names}), **given)
-
-    for option in reversed(options):
-        with_feeding = option(with_feeding)
-    return with_feeding
 
 
 def _training(sets: tuple[str, ...], has_weights: bool = False) -> Any:
@@ -325,56 +281,4 @@ def export(
     return errors.EXIT_DONE
 
 
-def _cpus(given: str) -> tuple[int, ...]:
-    parts = [p.strip() for p in given.split(",") if p.strip()]
-    if not all(p.isdecimal() for p in parts):
-        raise errors.UsageError("--cpus wants CPU numbers", given, "For example: --cpus 0,1")
-    return tuple(int(p) for p in parts)
-
-
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--runtime", default="", help="One runtime, or `all` that are here and take this kind of file.")
-@click.option("--data", default="", help="Measure accuracy on these images too.")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 4096))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
-@click.option(
-    "--processes", default=5, show_default=True, type=click.IntRange(1, 100), help="Fresh processes."
-)
-@click.option("--cpus", default="", metavar="0,1", help="Pin the workers to these CPUs.")
-@click.option(
-    "--max-seconds", default=5.0, show_default=True, help="Cap of the timed part, over all processes."
-)
-@feeding_options
-@_seed_option
-@_json_option
-def measure(
-    file: Path, runtime: str, processes: int, cpus: str, max_seconds: float, as_json: bool, **rest: Any
-) -> int:
-    """Time and weigh one artifact in fresh processes."""
-    from bench.measure.artifact import measure_everywhere, measure_file
-    from bench.progress import Progress
-    from bench.recipe import check_protocol
-    from bench.types import Protocol
-
-    protocol = Protocol(
-        processes=processes, max_seconds=max_seconds, timeout_seconds=max_seconds + 120, cpus=_cpus(cpus)
-    )
-    check_protocol(protocol, "options")
-    with Progress(console(), quiet=as_json) as progress:
-        options = rest | {"protocol": protocol, "notify": progress}
-        if runtime == "all":
-            found = measure_everywhere(file, **options)
-        else:
-            found = measure_file(file, runtime=runtime, **options)
-    cells = found.get("cells", [found])
-    if as_json:
-        print_json(found)
-    else:
-        from reports.cell import render_cell, render_cells
-
-        click.echo(render_cells(found) if runtime == "all" else render_cell(found))
-    return errors.EXIT_DONE if all(c["status"] == "ok" for c in cells) else errors.EXIT_SOME_FAILED
-
-
-COMMANDS = (train, distill, prune, quantize, export, measure)
+COMMANDS = (train, distill, prune, quantize, export)

@@ -124,9 +124,11 @@ def open_file(path: Path, runtime: str, feeding: Feeding, with_data: bool) -> Op
     return Opened(artifact, chosen, device, notes)
 
 
-def open_artifact(path: Path, runtime: str = "", feeding: Feeding | None = None) -> tuple[Artifact, Runtime]:
+def open_artifact(
+    path: Path, runtime: str = "", feeding: Feeding | None = None, with_data: bool = False
+) -> tuple[Artifact, Runtime]:
     """The description of a file and a runtime that is here and takes it; raises as :func:`open_file`."""
-    found = open_file(path, runtime, feeding or Feeding(), with_data=False)
+    found = open_file(path, runtime, feeding or Feeding(), with_data)
     return found.artifact, found.runtime
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.hosts.base import Host
+    from bench.measure.feeding import Feeding
     from bench.runtimes.base import CellJob, Runtime
 
     Floats = NDArray[np.float64]
@@ -312,6 +313,7 @@ def load_file(
     threads: int,
     seed: int,
     notify: Notify,
+    feeding: Feeding | None = None,
 ) -> Json:
     """One of MLPerf's scenarios on one artifact, as JSON. INVALID is a result, not a failure.
 
@@ -326,7 +328,7 @@ def load_file(
     from bench.runtimes.base import CellJob
 
     options.check(batch)
-    artifact, chosen = open_artifact(path, runtime)
+    artifact, chosen = open_artifact(path, runtime, feeding, with_data=bool(data))
     if importlib.util.find_spec("mlperf_loadgen") is None:
         raise missing_extra("mlcommons-loadgen", "loadgen", f"--scenario {options.scenario}")
     with tempfile.TemporaryDirectory() as work:

@@ -17,6 +17,7 @@ from bench.measure.load import METRICS, SILENCE_SECONDS, load_notes, oversubscri
 from bench.types import SCHEMA, Artifact, Json, Notify, Protocol, Quantity, to_json
 
 if TYPE_CHECKING:
+    from bench.measure.feeding import Feeding
     from bench.runtimes.base import Runtime
 
 STREAMS_WARMUP = 0.5
@@ -46,6 +47,7 @@ def sweep_file(
     max_seconds: float,
     seed: int,
     notify: Notify,
+    feeding: Feeding | None = None,
 ) -> Json:
     """Measure an artifact in every combination, as JSON: ``settings`` has one row each.
 
@@ -59,7 +61,7 @@ def sweep_file(
     from bench.measure import environment
     from bench.measure.artifact import open_artifact, write_images
 
-    artifact, chosen = open_artifact(path, runtime)
+    artifact, chosen = open_artifact(path, runtime, feeding, with_data=bool(data))
     machine = environment.describe()
     settings = [Setting(b, t, s) for t, s, b in itertools.product(threads, streams, batches)]
     notify("stage", {"name": "sweep", "total": len(settings)})
