@@ -46,10 +46,14 @@ def latency(samples: Floats, batch: int) -> dict[str, Quantity]:
     found: dict[str, Quantity] = {}
     n = len(samples)
     for name, q in (("latency_ms", 0.5), ("p90_ms", 0.9), ("p95_ms", 0.95), ("p99_ms", 0.99)):
-        bounds = quantile_interval(samples, q, weight=dependence(np.asarray(samples), q))
+        weight = dependence(np.asarray(samples), q)
+        bounds = quantile_interval(samples, q, weight=weight)
         what = "median" if q == 0.5 else f"{q:.0%} quantile"
         if bounds is None:
-            found[name] = Quantity.missing(f"{n} samples cannot support a 95% interval of the {what}", "ms")
+            worth = f", worth {n / weight:.0f} independent ones," if weight > 1.1 else ""
+            found[name] = Quantity.missing(
+                f"{n} samples{worth} cannot support a 95% interval of the {what}", "ms"
+            )
             continue
         value, low, high = (b * 1e3 for b in bounds)
         method = f"{what} of steady-state calls in one process; order-statistic interval over its iterations"
