@@ -115,16 +115,15 @@ def combine(
 
 def _carbon(energy: Quantity) -> Quantity:
     """Micrograms of CO2 equivalent an image, from its energy in mJ."""
-    joules = replace(
-        energy, value=scaled(energy.value, 1e-3), low=scaled(energy.low, 1e-3), high=scaled(energy.high, 1e-3)
-    )
-    grams = carbon(joules)
-    micro = {name: scaled(getattr(grams, name), 1e6) for name in ("value", "low", "high")}
-    return replace(grams, **micro, unit="ug CO2e/image")
+    grams = carbon(_scaled(energy, 1e-3, "J"))
+    return _scaled(grams, 1e6, "ug CO2e/image")
 
 
-def scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
+def _scaled(q: Quantity, factor: float, unit: str) -> Quantity:
+    if q.value is None:
+        return replace(q, unit=unit)
+    low, high = (None if end is None else end * factor for end in (q.low, q.high))
+    return replace(q, value=q.value * factor, low=low, high=high, unit=unit)
 
 
 def _over(results: Sequence[WorkerResult], name: str, within: float = 0.0, more: str = "") -> Quantity:
