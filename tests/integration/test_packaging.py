@@ -53,7 +53,15 @@ def test_the_wheel_is_small_and_holds_code_recipes_profiles_and_templates(wheel)
 def test_extras_are_those_whose_code_exists(wheel):
     metadata = zipfile.ZipFile(wheel)
     text = metadata.read(next(n for n in metadata.namelist() if n.endswith("METADATA"))).decode()
-    assert set(re.findall(r"^Provides-Extra: (\S+)", text, re.M)) == {"litert", "codecarbon", "all", "dev"}
+    assert set(re.findall(r"^Provides-Extra: (\S+)", text, re.M)) == {
+        "litert",
+        "openvino",
+        "executorch",
+        "loadgen",
+        "codecarbon",
+        "all",
+        "dev",
+    }
 
 
 def _commands() -> list[str]:
