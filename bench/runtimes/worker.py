@@ -35,6 +35,8 @@ IMPORT_TIMEOUT = 120.0
 EXIT_TIMEOUT = 10.0
 METER_MARGIN = 1.1
 STDERR_LINES = 20
+STDERR_HEAD = 8
+"""Of those, so many from the beginning: a crash names its signal and its innermost calls there."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -179,7 +181,9 @@ class Worker:
             return ""
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return "\n".join(lines[-STDERR_LINES:])
+        if len(lines) <= STDERR_LINES:
+            return "\n".join(lines)
+        return "\n".join([*lines[:STDERR_HEAD], "...", *lines[STDERR_HEAD - STDERR_LINES :]])
 
 
 def oom_kills() -> int:

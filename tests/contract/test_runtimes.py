@@ -39,7 +39,7 @@ def runtime(request: pytest.FixtureRequest):
     return available(request.param)
 
 
-@pytest.fixture(params=["torch", "onnxruntime", "litert", "openvino"], scope="module")
+@pytest.fixture(params=["onnxruntime", "litert", "openvino"], scope="module")
 def process(request: pytest.FixtureRequest):
     """The runtimes whose worker is killed: what happens then is the worker's, not the runtime's, and takes seconds."""
     return available(request.param)
@@ -133,9 +133,9 @@ def test_phases_are_told_and_timed(measured) -> None:
     assert result.runtime["version"] and result.runtime["copies"]
 
 
-def test_batch_and_threads_are_honoured(runtime, subject: Tiny, tmp_path: Path) -> None:
-    job = subject.job(runtime.format, tmp_path, batch=4, threads=2)
-    result = runtime.measure(job, HOST, quiet)
+def test_batch_and_threads_are_honoured(reader, subject: Tiny, tmp_path: Path) -> None:
+    job = subject.job(reader.format, tmp_path, batch=4, threads=2)
+    result = reader.measure(job, HOST, quiet)
     assert result.status == "ok", result.reason
     latency, throughput = result.metrics["latency_ms"], result.metrics["throughput_ips"]
     assert throughput.value == pytest.approx(4e3 / latency.value)

@@ -331,7 +331,10 @@ def test_streams_work_at_the_same_time_each_in_its_own_thread(make) -> None:
     calls = found["calls"]
     assert len(set(Pretender.loaded_by)) == 3
     assert calls[:, 0].min() >= found["begin"] and set(calls[:, 2]) == {4.0}
-    assert (np.diff(calls[:, 1]) >= 0).all() and (calls[:, 0] < found["end"]).all()
+    assert (np.diff(calls[:, 1]) >= 0).all()
+    assert (
+        calls[:, 0] >= found["end"]
+    ).sum() <= 3  # a stream looks at the clock, feeds, and then starts its last call
     assert (calls[1:, 0] < calls[:-1, 1]).any(), "calls overlap"
 
 
