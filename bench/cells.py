@@ -19,6 +19,7 @@ from typing import Any
 from bench import runtimes
 from bench.errors import EdgefitError, StoreError, WorkerError
 from bench.hosts import open_host
+from bench.measure.latency import all_missing
 from bench.measure.power import EnergySource, open_source
 from bench.measure.processes import measure_processes
 from bench.plan import Plan, PlannedCell
@@ -33,9 +34,6 @@ WAITING_MB = 400
 ACCURACY_ONLY = Protocol(processes=1, half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
 Slot = tuple[PlannedCell, int]
 """A cell and the number of one of its processes."""
-METRICS = (
-    "latency_ms", "p90_ms", "p95_ms", "p99_ms", "throughput_ips", "first_call_ms", "load_ms", "memory_mb", "energy_mj",
-)  # fmt: skip
 
 
 def _exact(planned: PlannedCell) -> bool:
@@ -111,8 +109,7 @@ class CellMaker:
             "stopped": "",
             "notes": [],
         }
-        metrics = {name: Quantity.missing(planned.skip or "not measured") for name in METRICS}
-        metrics |= self._static_metrics(planned)
+        metrics = all_missing(planned.skip or "not measured") | self._static_metrics(planned)
         made = self.run.done("artifact", planned.export) if planned.export else None
         if made and made["status"] != "ok":
             reason = f"its artifact was not made: {made['reason']}"

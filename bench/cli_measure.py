@@ -11,6 +11,7 @@ import click
 
 from bench import errors
 from bench.terminal import console, print_json
+from bench.types import Json
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -37,9 +38,22 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 
 _file = click.argument("file", type=click.Path(path_type=Path))
 _runtime = click.option("--runtime", default="", help="Default: the one that takes this kind of file.")
+_device = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    help="Default: cpu, where the runtime has it.",
+)
 _data = click.option("--data", default="", help="Feed these images; default: seeded random ones.")
 _seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def _answer(document: Json, render: Callable[[Json], str], as_json: bool) -> None:
+    """The document on standard output: as it is, or as a person reads it."""
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(render(document))
 
 
 def feeding_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -103,6 +117,7 @@ def _cpus(given: str) -> tuple[int, ...]:
 @click.option(
     "--max-seconds", default=5.0, show_default=True, help="Cap of the timed part, over all processes."
 )
+@_device
 @feeding_options
 @_seed
 @_json
@@ -114,6 +129,7 @@ def measure(
     from bench.progress import Progress
     from bench.recipe import check_protocol
     from bench.types import Protocol
+    from reports.cell import render_cell, render_cells
 
     protocol = Protocol(
         processes=processes, max_seconds=max_seconds, timeout_seconds=max_seconds + 120, cpus=_cpus(cpus)
@@ -125,13 +141,8 @@ def measure(
             found = measure_everywhere(file, **options)
         else:
             found = measure_file(file, runtime=runtime, **options)
+    _answer(found, render_cells if runtime == "all" else render_cell, as_json)
     cells = found.get("cells", [found])
-    if as_json:
-        print_json(found)
-    else:
-        from reports.cell import render_cell, render_cells
-
-        click.echo(render_cells(found) if runtime == "all" else render_cell(found))
     return errors.EXIT_DONE if all(c["status"] == "ok" for c in cells) else errors.EXIT_SOME_FAILED
 
 
@@ -178,6 +189,7 @@ def measure(
     type=click.IntRange(1, 4096),
     help="At most so many images a call.",
 )
+@_device
 @_data
 @feeding_options
 @_seed
@@ -199,16 +211,12 @@ def load(
     """
     from bench.measure.load import LoadOptions, load_file
     from bench.progress import Progress
+    from reports.load import render_load
 
     options = LoadOptions(scenario, seconds, streams, qps, latency_bound_ms)
     with Progress(console(), quiet=as_json) as progress:
         found = load_file(file, options, notify=progress, **rest)
-    if as_json:
-        print_json(found)
-    else:
-        from reports.load import render_load
-
-        click.echo(render_load(found))
+    _answer(found, render_load, as_json)
     return errors.EXIT_DONE if found["status"] == "ok" else errors.EXIT_SOME_FAILED
 
 
@@ -233,6 +241,7 @@ def load(
     type=click.FloatRange(0.1, 3600),
     help="Cap of the timed part of a setting; several streams take all of it.",
 )
+@_device
 @_data
 @feeding_options
 @_seed
@@ -244,30 +253,26 @@ def sweep(file: Path, as_json: bool, **rest: Any) -> int:
     """
     from bench.measure.sweep import sweep_file
     from bench.progress import Progress
+    from reports.load import render_sweep
 
     with Progress(console(), quiet=as_json) as progress:
         found = sweep_file(file, notify=progress, **rest)
-    if as_json:
-        print_json(found)
-    else:
-        from reports.load import render_sweep
-
-        click.echo(render_sweep(found))
+    _answer(found, render_sweep, as_json)
     failed = any(row["status"] != "ok" for row in found["settings"])
     return errors.EXIT_SOME_FAILED if failed else errors.EXIT_DONE
 
 
 @click.command("selftest")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--runtime", default="", help="Default: the one that takes this kind of file.")
+@_runtime
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--comparisons", default=5, show_default=True, type=click.IntRange(1, 1000))
 @click.option(
     "--pairs", default=10, show_default=True, type=click.IntRange(2, 1000), help="Of each comparison."
 )
 @click.option("--gate", default="3%", show_default=True, help="The change that matters.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@_seed
+@_json
 def self_test(gate: str, as_json: bool, **options: Any) -> int:
     """A/A: an artifact against itself. How often this machine cries wolf, and what it can see.
 
@@ -281,10 +286,7 @@ def self_test(gate: str, as_json: bool, **options: Any) -> int:
 
     with Progress(console(), quiet=as_json) as progress:
         document = selftest.measure_self(gate=parse_quantity(gate, "drop"), notify=progress, **options)
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(render_selftest(document))
+    _answer(document, render_selftest, as_json)
     return errors.EXIT_DONE
 
 

@@ -6,7 +6,8 @@ Sample units are milliseconds or whatever the caller has; nothing here knows abo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     Floats = Sequence[float] | NDArray[np.float64]
 
 CONFIDENCE = 0.95
+PRIOR_FREEDOM = 8
+"""What other programs' spread between processes counts for at most: programs differ in theirs."""
 NEXT_RUN = "95% interval: where another run's value falls"
 """How a quantity's ``method`` says that its interval covers the differences between processes."""
 
@@ -128,8 +131,27 @@ def ratio_interval(
     return math.exp(centre), math.exp(centre - down), math.exp(centre + up)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation of the logarithms of a program's processes, and the degrees of freedom behind it."""
+
+    deviation: float
+    freedom: int
+
+
+def pooled_spread(programs: Iterable[Floats]) -> Spread | None:
+    """The spread between processes of one program, from several programs with several positive values each."""
+    import numpy as np
+
+    logs = [np.log(np.asarray(values, dtype=np.float64)) for values in programs]
+    freedom = sum(len(v) - 1 for v in logs)
+    if freedom < 1:
+        return None
+    return Spread(math.sqrt(sum(float(((v - v.mean()) ** 2).sum()) for v in logs) / freedom), freedom)
+
+
 def process_interval(
-    medians: Floats, confidence: float = CONFIDENCE, within: float = 0.0
+    medians: Floats, confidence: float = CONFIDENCE, within: float = 0.0, others: Spread | None = None
 ) -> tuple[float, float, float]:
     """Where the median of another run falls: (median of the processes' medians, low, high).
 
@@ -138,6 +160,10 @@ def process_interval(
     deviation s give ``mean +- t(k - 1) s sqrt(2 / k)``: the prediction interval of the mean of k further
     processes (Hahn and Meeker, *Statistical Intervals*, 2nd ed., section 4.7). ``within`` is the relative
     half-width that the calls of one process give; no interval is narrower than a run of those.
+
+    ``others`` is the spread of other programs on the same machine and runtime. Few processes say little about s, so it
+    counts for at most ``PRIOR_FREEDOM`` degrees of freedom more: the moderated variance of Smyth (*Linear models and
+    empirical Bayes methods*, Stat. Appl. Genet. Mol. Biol. 3, 2004), with a fixed weight.
 
     Raises:
         ValueError: fewer than two processes, or a median that is not positive.
@@ -150,7 +176,12 @@ def process_interval(
     if k < 2 or not np.all(np.isfinite(values)) or np.min(values) <= 0:
         raise ValueError(f"no interval over {k} processes")
     logs = np.log(values)
-    arm = float(stdtrit(k - 1, 0.5 + confidence / 2.0)) * float(logs.std(ddof=1)) * math.sqrt(2.0 / k)
+    freedom, variance = k - 1, float(logs.var(ddof=1))
+    if others is not None:
+        prior = min(PRIOR_FREEDOM, others.freedom)
+        variance = (freedom * variance + prior * others.deviation**2) / (freedom + prior)
+        freedom += prior
+    arm = float(stdtrit(freedom, 0.5 + confidence / 2.0)) * math.sqrt(2.0 * variance / k)
     arm = max(arm, within * math.sqrt(2.0 / k))
     centre, value = float(logs.mean()), float(np.median(values))
     return value, min(value, math.exp(centre - arm)), max(value, math.exp(centre + arm))

@@ -142,11 +142,14 @@ def render_selftest(document: Json) -> str:
         interval = f"[{c['low']:.3f}, {c['high']:.3f}]"
         lines.append(f"  {number:3d}  ratio {c['ratio']:.3f} {interval:16} {c['verdict']}")
     alarms = Quantity.from_json(document["false_alarms"])
-    between, least = (Quantity.from_json(document[k]) for k in ("between_processes", "smallest_effect"))
+    between, by_turns, least = (
+        Quantity.from_json(document[k]) for k in ("between_processes", "by_turns", "smallest_effect")
+    )
     lines += [
         f"False alarms: {round((alarms.value or 0) * len(comparisons))} of {len(comparisons)} "
         f"({text.points(alarms)}%, 95%)",
-        f"Two processes of one program differ by {100 * (between.value or 0):.1f}% (standard deviation, n={between.n})",
+        f"Processes of one program differ by {100 * (between.value or 0):.1f}%, timed by turns by "
+        f"{100 * (by_turns.value or 0):.1f}% (standard deviations, n={between.n} and {by_turns.n})",
         f"The smallest change that {text.plural(comparisons[0]['pairs'], 'pair')} show here: "
         f"{100 * (least.value or 0):.1f}% (80% power)",
         *(f"{line}." for line in document["advice"]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench import stats
 from bench.errors import StoreError
 from bench.types import Cell, Json, Provenance, Quantity
+from reports.spread import steadied
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,7 @@ METRICS: dict[str, str] = {
     "first_call_ms": "ms",
     "load_ms": "ms",
     "memory_mb": "MB",
+    "device_memory_mb": "MB",
     "energy_mj": "mJ",
     "size_bytes": "B",
     "macs": "",
@@ -191,33 +193,38 @@ def _quantities(record: Json) -> dict[str, Quantity]:
     }
 
 
-def _known(records: Iterable[Json], metric: str) -> Json | None:
-    """The first record that has a value for ``metric``; fp32 before any other precision."""
-    having = [r for r in records if ((r.get("metrics") or {}).get(metric) or {}).get("value") is not None]
-    return min(having, key=lambda r: r["cell"]["precision"] != "fp32", default=None)
+Known = tuple[Json, dict[str, Quantity]]
+"""A cell's record and its metrics."""
+
+
+def _known(cells: Iterable[Known], metric: str) -> Known | None:
+    """The first cell that has a value for ``metric``; fp32 before any other precision."""
+    having = [c for c in cells if c[1][metric].value is not None]
+    return min(having, key=lambda c: c[0]["cell"]["precision"] != "fp32", default=None)
 
 
 class _Reference:
     """Finds the cell of the reference variant that another cell is compared with."""
 
-    def __init__(self, run: RunData) -> None:
+    def __init__(self, run: RunData, found: list[dict[str, Quantity]]) -> None:
         self.name = str(run.manifest.get("reference", ""))
-        self.records = [r for r in run.cells if r["cell"]["variant"] == self.name]
+        pairs = zip(run.cells, found, strict=True)
+        self.cells = [(r, q) for r, q in pairs if r["cell"]["variant"] == self.name]
 
-    def like(self, cell: Json, metric: str) -> Json | None:
+    def like(self, cell: Json, metric: str) -> Known | None:
         """The reference at the same runtime, batch, threads and host."""
         keys = ("runtime", "batch", "threads", "host")
-        return _known((r for r in self.records if all(r["cell"][k] == cell[k] for k in keys)), metric)
+        return _known([c for c in self.cells if all(c[0]["cell"][k] == cell[k] for k in keys)], metric)
 
-    def loosely(self, cell: Json, metric: str) -> Json | None:
+    def loosely(self, cell: Json, metric: str) -> Known | None:
         """As :meth:`like`; else the same runtime; else the same host; else any cell of the reference."""
-        near = [r for r in self.records if r["cell"]["runtime"] == cell["runtime"]]
-        here = [r for r in self.records if r["cell"]["host"] == cell["host"]]
+        near = [c for c in self.cells if c[0]["cell"]["runtime"] == cell["runtime"]]
+        here = [c for c in self.cells if c[0]["cell"]["host"] == cell["host"]]
         return (
             self.like(cell, metric)
             or _known(near, metric)
             or _known(here, metric)
-            or _known(self.records, metric)
+            or _known(self.cells, metric)
         )
 
 
@@ -237,7 +244,7 @@ def _relative(
             )
         else:
             method = "" if metric == "latency_ms" else "ratio of values"
-            columns[name] = ratio(Quantity.from_json(base["metrics"][metric]), metrics[metric], method)
+            columns[name] = ratio(base[1][metric], metrics[metric], method)
     for name, split in CHANGES.items():
         metric = "accuracy" if split == "test" else "val_accuracy"
         base = reference.loosely(cell, metric)
@@ -246,7 +253,7 @@ def _relative(
         elif base is None:
             columns[name] = Quantity.missing(f"the reference {reference.name} has no accuracy")
         else:
-            columns[name] = read.change(base, record, split)
+            columns[name] = read.change(base[0], record, split)
     return columns
 
 
@@ -256,11 +263,11 @@ def rows(run: RunData) -> list[Row]:
     Latency, memory and energy are compared with the reference at the same runtime, batch, threads and
     host only. Size and accuracy fall back to the reference on any other runtime where that one is missing.
     """
-    reference, read = _Reference(run), Predictions(run)
+    found = steadied(run.cells, [_quantities(record) for record in run.cells])
+    reference, read = _Reference(run, found), Predictions(run)
     order = {name: place for place, name in enumerate(run.variants)}
     result = []
-    for record in run.cells:
-        metrics = _quantities(record)
+    for record, metrics in zip(run.cells, found, strict=True):
         artifact = run.artifacts.get(record.get("artifact") or "") or {}
         result.append(
             Row(

@@ -135,7 +135,7 @@ class StandInNvml:
             "nvmlDeviceGetPersistenceMode": 0,
             "nvmlDeviceGetMigMode": (0, 0),
             "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
-            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=77)],
+            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=77, usedGpuMemory=512_000_000)],
         } | answers
 
     def nvmlShutdown(self) -> None:

@@ -226,7 +226,8 @@ def run(measurement: Any, options: Json) -> None:
 
     def make() -> Backend:
         backend = BACKENDS[job["runtime"]]()
-        backend.exact, backend.shape = measurement.backend.exact, measurement.backend.shape
+        first = measurement.backend
+        backend.exact, backend.alone, backend.shape = first.exact, first.alone, first.shape
         backend.load(job["artifact"], job["threads"], job["device"])
         backend.set_batch(job["batch"])
         return backend

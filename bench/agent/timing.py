@@ -100,6 +100,8 @@ def steady(
     max_seconds: float,
     progress: Callable[[int, float, float], None],
     least_seconds: float = 0.0,
+    turn_seconds: float = 0.0,
+    rest: Callable[[int], None] = lambda _: None,
 ) -> Tuple[np.ndarray, str]:
     """Sample until the median's interval is narrow, or the cap is reached.
 
@@ -110,6 +112,7 @@ def steady(
         max_seconds: the cap; at least 6 samples are taken, so that an interval exists.
         least_seconds: what an energy meter needs; goes before ``max_seconds``.
         progress: called about twice a second between chunks with (n, median, half-width).
+        turn_seconds: 0, or ``rest(n)`` is called whenever so much time was measured; what passes there is not counted.
 
     Returns:
         The samples, and ``interval`` or ``cap``: what ended it.
@@ -121,13 +124,20 @@ def steady(
     start = last = time.perf_counter()
     earliest = start + max(min(MIN_SECONDS, max_seconds), least_seconds)
     deadline = max(earliest, start + max_seconds)
+    turn = start + turn_seconds if turn_seconds else math.inf
     try:
         while True:
             # Looking at the samples costs time and cache: look when n has grown by a quarter.
             for _ in range(max(min_runs, len(samples) // 4, MIN_SAMPLES)):
                 samples.append(step())
-                if time.perf_counter() >= deadline and len(samples) >= MIN_SAMPLES:
+                now = time.perf_counter()
+                if now >= deadline and len(samples) >= MIN_SAMPLES:
                     break
+                if now >= turn:
+                    rest(len(samples))
+                    back = time.perf_counter()
+                    earliest, deadline, last = (t + back - now for t in (earliest, deadline, last))
+                    turn = back + turn_seconds
             width = half_width(samples)
             now = time.perf_counter()
             if width <= target and len(samples) >= min_runs and now >= earliest:

@@ -17,7 +17,7 @@ from bench.measure.feeding import Feeding, match_classes, resolve
 from bench.measure.latency import METRICS, all_missing
 from bench.measure.processes import measure_processes
 from bench.runtimes.base import CellJob, Runtime, WorkerResult
-from bench.types import Artifact, DataOptions, Json, Notify, Protocol, Quantity, TensorSpec, to_json
+from bench.types import SCHEMA, Artifact, DataOptions, Json, Notify, Protocol, Quantity, TensorSpec, to_json
 
 DESCRIBE_SECONDS = 300.0
 """A runtime may take so long to read a large file."""
@@ -77,12 +77,12 @@ def describe_file(path: Path) -> tuple[Artifact, bool]:
     return replace(artifact, inputs=(image,), outputs=(logits,), preprocess=pre, labels=spec.labels), True
 
 
-def pick_runtime(artifact: Artifact, name: str) -> tuple[Runtime, str]:
-    """The runtime of that name, or the one our exports in this format are for, and the device it has here.
+def pick_runtime(artifact: Artifact, name: str, device: str | None = None) -> tuple[Runtime, str]:
+    """The runtime of that name, or the one our exports in this format are for, and the device: the CPU unless said.
 
     Raises:
         UsageError: no such runtime, or one that does not take the file.
-        MissingError: it is not installed.
+        MissingError: it is not installed, or has no such device here.
     """
     takers = runtimes.taking(artifact.format)
     chosen = runtimes.get(name or takers[0])
@@ -94,19 +94,30 @@ def pick_runtime(artifact: Artifact, name: str) -> tuple[Runtime, str]:
     probe = chosen.probe(open_host("local"))
     if not probe.available:
         raise MissingError(f"The runtime {chosen.name} is not available", probe.reason, probe.remedy)
-    return chosen, "cpu" if "cpu" in probe.devices else probe.devices[0]
+    if device and device not in probe.devices:
+        raise MissingError(
+            f"The runtime {chosen.name} has no {device} device here", f"it has: {', '.join(probe.devices)}"
+        )
+    return chosen, device or ("cpu" if "cpu" in probe.devices else probe.devices[0])
 
 
-def open_file(path: Path, runtime: str, feeding: Feeding, with_data: bool) -> Opened:
+def open_artifact(
+    path: Path,
+    runtime: str = "",
+    feeding: Feeding | None = None,
+    with_data: bool = False,
+    device: str | None = None,
+) -> Opened:
     """Find out how a file is fed, by asking a runtime where nothing beside it says so.
 
     Raises:
         UsageError: a file or options that cannot be; see :func:`bench.measure.feeding.resolve`.
-        MissingError: the runtime is not installed.
+        MissingError: the runtime or the device is not here.
         WorkerError: the runtime cannot read the file, with its reason.
     """
+    feeding = feeding or Feeding()
     artifact, complete = describe_file(path)
-    chosen, device = pick_runtime(artifact, runtime)
+    chosen, device = pick_runtime(artifact, runtime, device)
     if complete:
         if replace(feeding, label_offset=None).said:
             raise UsageError(
@@ -124,14 +135,6 @@ def open_file(path: Path, runtime: str, feeding: Feeding, with_data: bool) -> Op
     return Opened(artifact, chosen, device, notes)
 
 
-def open_artifact(
-    path: Path, runtime: str = "", feeding: Feeding | None = None, with_data: bool = False
-) -> tuple[Artifact, Runtime]:
-    """The description of a file and a runtime that is here and takes it; raises as :func:`open_file`."""
-    found = open_file(path, runtime, feeding or Feeding(), with_data)
-    return found.artifact, found.runtime
-
-
 def measure_file(
     path: Path,
     *,
@@ -143,18 +146,19 @@ def measure_file(
     protocol: Protocol,
     notify: Notify,
     feeding: Feeding | None = None,
+    device: str | None = None,
 ) -> Json:
     """Measure one artifact in fresh processes; one cell as JSON. What the file cannot do is its reason.
 
     Raises:
         UsageError: no such file, a runtime that does not take it, or images it cannot be fed.
-        MissingError: the runtime is not installed.
+        MissingError: the runtime or the device is not here.
     """
     said = feeding or Feeding()
-    cell: Json = {"schema": 1, "file": str(path), "runtime": runtime, "batch": batch, "threads": threads}
+    cell: Json = {"schema": SCHEMA, "file": str(path), "runtime": runtime, "batch": batch, "threads": threads}
     try:
-        opened = open_file(path, runtime, said, bool(data))
-        cell["runtime"] = opened.runtime.name
+        opened = open_artifact(path, runtime, said, bool(data), device)
+        cell |= {"runtime": opened.runtime.name, "device": opened.device}
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)
             bounds = write_images(opened.artifact, data, seed, folder, path) if data else {}
@@ -216,11 +220,11 @@ def measure_everywhere(path: Path, **options: Any) -> Json:
             if not cells:
                 raise
             shown = {k: options[k] for k in ("batch", "threads")}
-            cells.append({"schema": 1, "file": str(path), "runtime": name, **shown} | _failed(str(err)))
+            cells.append({"schema": SCHEMA, "file": str(path), "runtime": name, **shown} | _failed(str(err)))
     if not cells:
         reasons = "; ".join(f"{n}: {r}" for n, r in absent.items())
         raise MissingError(f"No runtime that takes {path.name} is available", reasons)
-    return {"schema": 1, "cells": cells, "absent": absent}
+    return {"schema": SCHEMA, "cells": cells, "absent": absent}
 
 
 def _not_counted() -> dict[str, Quantity]:

@@ -22,7 +22,7 @@ PRESETS: dict[str, Affine] = {
 }
 """``(pixel / 255 - mean) / std``: torchvision's ImageNet figures, -1..1, 0..1, and 0..255 as it is."""
 RANGES = {"0..1": "unit", "-1..1": "inception", "0..255": "raw"}
-TODO = (
+HOW_TO_SAY = (
     "Say it with --preprocess imagenet|inception|raw|unit, --range 0..1|-1..1|0..255 or --mean and --std; "
     "without --data it is timed on random images"
 )
@@ -236,7 +236,7 @@ def _affine(
         raise UsageError(
             f"How pixels become the input of {path.name} is not known",
             f"a {dtype} input and nothing that says its range",
-            TODO,
+            HOW_TO_SAY,
         )
     return None, ("preprocessing not known: fed with values of mean 0 and deviation 1" if dtype.startswith("float")
                   else f"preprocessing not known: fed with the whole range of {dtype}",)  # fmt: skip

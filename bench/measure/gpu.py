@@ -85,6 +85,19 @@ class Nvml:
         status = self._ask("nvmlDeviceGetViolationStatus", handle, getattr(self._nvml, policy))
         return None if status is None else status.violationTime * 1e-9
 
+    def used_mb(self, pid: int) -> float | None:
+        """Memory of all GPUs that a process holds, its CUDA context included, in MB; None where NVML does not see it.
+
+        (nvmlDeviceGetComputeRunningProcesses: in a container with process numbers of its own, it does not.)
+        """
+        found = [
+            process.usedGpuMemory
+            for handle in self._handles
+            for process in self._ask("nvmlDeviceGetComputeRunningProcesses", handle) or ()
+            if process.pid == pid and process.usedGpuMemory is not None
+        ]
+        return sum(found) / 1e6 if found else None
+
     def processes(self) -> list[tuple[int, int]]:
         """(GPU's index, process id) of everything that computes on a GPU."""
         return [

@@ -23,6 +23,7 @@ METRICS = [
     "first_call_ms",
     "load_ms",
     "memory_mb",
+    "device_memory_mb",
     "energy_mj",
     "size_bytes",
 ]

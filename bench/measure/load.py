@@ -314,12 +314,13 @@ def load_file(
     seed: int,
     notify: Notify,
     feeding: Feeding | None = None,
+    device: str | None = None,
 ) -> Json:
     """One of MLPerf's scenarios on one artifact, as JSON. INVALID is a result, not a failure.
 
     Raises:
         UsageError: no such file, options that contradict each other, images it cannot be fed.
-        MissingError: LoadGen or the runtime is not installed.
+        MissingError: LoadGen, the runtime or the device is not here.
         WorkerError: the worker crashed or hung.
     """
     from bench.hosts import open_host
@@ -328,31 +329,33 @@ def load_file(
     from bench.runtimes.base import CellJob
 
     options.check(batch)
-    artifact, chosen = open_artifact(path, runtime, feeding, with_data=bool(data))
+    opened = open_artifact(path, runtime, feeding, bool(data), device)
     if importlib.util.find_spec("mlperf_loadgen") is None:
         raise missing_extra("mlcommons-loadgen", "loadgen", f"--scenario {options.scenario}")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         if data:
-            write_images(artifact, data, seed, folder, path)
+            write_images(opened.artifact, data, seed, folder, path)
         job = CellJob(
-            artifact,
+            opened.artifact,
             path,
             folder,
             batch,
             threads,
+            opened.device,
             protocol=Protocol(warmup_seconds=WARMUP_SECONDS, timeout_seconds=SILENCE_SECONDS),
             images=folder / "images.npy" if data else None,
             predict=False,
             load=to_json(options),
         )
-        raw, quantities, verdict = run_load(job, chosen, open_host("local"), notify)
+        raw, quantities, verdict = run_load(job, opened.runtime, open_host("local"), notify)
     machine = environment.describe()
     server = options.scenario == "server"
     return {
         "schema": SCHEMA,
         "file": str(path),
-        "runtime": chosen.name,
+        "runtime": opened.runtime.name,
+        "device": opened.device,
         "batch": batch,
         "threads": threads,
         **to_json(options),

@@ -100,3 +100,16 @@ def above_baseline(peak_kb: int | None, baseline_kb: int | None) -> Quantity:
         provenance="measured",
         method=f"peak proportional set size {WHOLE} (one process), minus that after the runtime's import",
     )
+
+
+def device_memory(device: str, held_mb: float | None, allocated_mb: float | None) -> Quantity:
+    """Memory of the GPU in MB: what NVML says the process holds, else what the runtime's allocator took at its highest."""
+    if device == "cpu":
+        return Quantity.missing("runs on the CPU", "MB")
+    if held_mb is not None:
+        method = "memory the process holds after the timing, its context included (NVML)"
+        return Quantity(held_mb, "MB", n=1, provenance="measured", method=method)
+    if allocated_mb is not None:
+        method = "most that the runtime's allocator reserved by the first call, without its context"
+        return Quantity(allocated_mb, "MB", n=1, provenance="measured", method=method)
+    return Quantity.missing("NVML does not see the process, and the runtime does not say", "MB")

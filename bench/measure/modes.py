@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ LEAST_APART = 0.03
 LEAST_SAMPLES = 100
 
 
-def modes(samples: NDArray[np.float64]) -> list[tuple[float, float]]:
+def modes(samples: Sequence[float] | NDArray[np.float64]) -> list[tuple[float, float]]:
     """(value, share) of each heap of the samples, fastest first; one heap is the normal case.
 
     Peaks of a Gaussian kernel density of the logarithms (Silverman's bandwidth, *Density Estimation*,

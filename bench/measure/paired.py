@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.measure.turns import Order
 from bench.stats import mean_interval
 
 Verdict = Literal["REGRESSED", "SAME", "IMPROVED", "INCONCLUSIVE"]
@@ -36,10 +37,8 @@ class PairedRatio:
     verdict: Verdict
 
 
-def compare(
-    base: Sequence[float], head: Sequence[float], gate: float = GATE, confidence: float = CONFIDENCE
-) -> PairedRatio:
-    """Compare the medians of pairs of processes that ran next to each other.
+def compare(ratios: Sequence[float], gate: float = GATE, confidence: float = CONFIDENCE) -> PairedRatio:
+    """Judge the ratios of pairs of processes, each timed by turns (:func:`bench.measure.turns.time_pair`).
 
     The mean of the log-ratios with a paired t interval and a bootstrap interval of the same confidence (percentile,
     2,000 resamples, seeded; Efron and Tibshirani 1993, chapter 13). REGRESSED or IMPROVED: both intervals exclude 1 and the estimate is
@@ -47,20 +46,20 @@ def compare(
     change found with a power of 80% at this spread, and never below the gate.
 
     Args:
-        base, head: one median per process, in any unit, in pairs.
+        ratios: head against base, one of each pair.
         gate: the relative change that matters.
 
     Raises:
-        ValueError: fewer than two pairs, unequal lengths, values that are not positive, or a gate outside (0, 1).
+        ValueError: fewer than two pairs, ratios that are not positive, or a gate outside (0, 1).
     """
     import numpy as np
     from scipy.special import stdtrit
 
-    a, b = np.asarray(base, dtype=np.float64), np.asarray(head, dtype=np.float64)
-    if a.shape != b.shape or len(a) < 2 or not (np.all(a > 0) and np.all(b > 0)) or not 0 < gate < 1:
-        raise ValueError(f"no comparison of {len(a)} with {len(b)} processes at a gate of {gate}")
-    logs = np.log(b / a)
-    n = len(logs)
+    found = np.asarray(ratios, dtype=np.float64)
+    n = len(found)
+    if n < 2 or not np.all(found > 0) or not 0 < gate < 1:
+        raise ValueError(f"no comparison from {n} pairs at a gate of {gate}")
+    logs = np.log(found)
     centre, low, high = mean_interval(logs, confidence)
     draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     tail = (1.0 - confidence) / 2.0
@@ -86,10 +85,9 @@ def compare(
     )
 
 
-def order(pairs: int, seed: int) -> list[tuple[int, str]]:
-    """(pair, side) in the order to run: pairs one after another, each in a random order."""
+def orders(pairs: int, seed: int) -> list[Order]:
+    """Which side of each pair begins, at random."""
     import random
 
     draw = random.Random(seed)
-    sides = [["base", "head"] if draw.random() < 0.5 else ["head", "base"] for _ in range(pairs)]
-    return [(i, side) for i, both in enumerate(sides) for side in both]
+    return [("base", "head") if draw.random() < 0.5 else ("head", "base") for _ in range(pairs)]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PERCENTILES = ("p90_ms", "p95_ms", "p99_ms")
 ONCE = ("first_call_ms", "load_ms", "memory_mb", "device_memory_mb")
+VARYING = ("latency_ms", *PERCENTILES, *ONCE, "energy_mj")
 
 
 def measure_processes(
@@ -162,16 +163,14 @@ def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _own(result: WorkerResult, samples: NDArray[np.float64]) -> Json:
-    """What is kept of one process beside its samples."""
-    import numpy as np
-
+    """What is kept of one process beside its samples. ``values`` are those of metrics that differ between processes."""
     from bench.agent.timing import dependence
 
     kept: dict[str, Any] = {
         k: result.runtime.get(k) for k in ("baseline_kb", "energy", "disturbance", "memory_parts_mb")
     }
     return {
-        "median_ms": float(np.median(samples)) * 1e3,
+        "values": {name: result.metrics[name].value for name in VARYING if name in result.metrics},
         "calls": len(samples),
         "calls_per_independent": round(dependence(samples), 2),
         "stopped": result.stopped,

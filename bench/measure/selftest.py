@@ -6,14 +6,16 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.errors import UsageError, WorkerError
+from bench.errors import UsageError
 from bench.hosts import open_host
 from bench.measure import environment, paired
 from bench.measure.artifact import open_artifact
+from bench.measure.modes import modes
 from bench.measure.paired import PairedRatio
+from bench.measure.turns import Order, TimedPair, time_pair
 from bench.runtimes.base import CellJob
 from bench.stats import wilson
 from bench.types import SCHEMA, Json, Notify, Protocol, Quantity, to_json
@@ -25,11 +27,16 @@ PROTOCOL = Protocol(processes=1, max_seconds=1.0, timeout_seconds=120.0)
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What came of the comparisons. ``medians`` are all processes' (ms), in the order they ran."""
+    """What came of the comparisons, and of each pair of processes in the order they ran."""
 
     comparisons: tuple[PairedRatio, ...]
-    medians: tuple[float, ...]
+    pairs: tuple[TimedPair, ...]
     gate: float
+
+    @property
+    def medians(self) -> list[float]:
+        """Of all processes, in ms."""
+        return [m for pair in self.pairs for m in (pair.base_ms, pair.head_ms)]
 
     @property
     def alarms(self) -> int:
@@ -38,8 +45,13 @@ class SelfTest:
 
     @property
     def between(self) -> float:
-        """Relative standard deviation between processes."""
+        """Relative standard deviation between processes, whenever they ran."""
         return math.expm1(statistics.stdev(map(math.log, self.medians)))
+
+    @property
+    def by_turns(self) -> float:
+        """Relative standard deviation of the ratio of two processes that were timed by turns."""
+        return math.expm1(statistics.stdev(math.log(pair.ratio) for pair in self.pairs))
 
     @property
     def smallest(self) -> float:
@@ -48,7 +60,7 @@ class SelfTest:
 
 
 def run(
-    time_one: Callable[[], float],
+    measure_pair: Callable[[Order], TimedPair],
     comparisons: int = COMPARISONS,
     pairs: int = paired.LEAST_PAIRS,
     gate: float = paired.GATE,
@@ -58,20 +70,18 @@ def run(
     """Compare an artifact with itself ``comparisons`` times, each with ``pairs`` interleaved pairs of processes.
 
     Args:
-        time_one: measures it in one fresh process; its median in ms.
+        measure_pair: measures it in two fresh processes, ``base`` and ``head``, that begin in the given order.
         notify: called with (processes done, processes in all).
     """
     found: list[PairedRatio] = []
-    medians: list[float] = []
+    timed: list[TimedPair] = []
     total = 2 * comparisons * pairs
     for number in range(comparisons):
-        sides: dict[str, list[float]] = {"base": [], "head": []}
-        for _, side in paired.order(pairs, seed + number):
-            medians.append(time_one())
-            sides[side].append(medians[-1])
-            notify(len(medians), total)
-        found.append(paired.compare(sides["base"], sides["head"], gate))
-    return SelfTest(tuple(found), tuple(medians), gate)
+        for order in paired.orders(pairs, seed + number):
+            timed.append(measure_pair(order))
+            notify(2 * len(timed), total)
+        found.append(paired.compare([pair.ratio for pair in timed[-pairs:]], gate))
+    return SelfTest(tuple(found), tuple(timed), gate)
 
 
 def measure_self(
@@ -94,29 +104,30 @@ def measure_self(
         raise UsageError("the gate must be between 0% and 100%", f"{gate:.2%}", "For example: --gate 3%")
     with tempfile.TemporaryDirectory() as folder:
         path = file or standard_model(Path(folder))
-        artifact, chosen = open_artifact(path, runtime)
+        opened = open_artifact(path, runtime)
         host = open_host("local")
-        job = CellJob(artifact, path, Path(folder), threads=threads, protocol=PROTOCOL, predict=False)
+        job = CellJob(opened.artifact, path, Path(folder), 1, threads, opened.device, PROTOCOL, predict=False)
+        sides = {}
+        for side in ("base", "head"):
+            (outdir := Path(folder) / side).mkdir()
+            sides[side] = (opened.runtime, replace(job, outdir=outdir))
 
-        def time_one() -> float:
-            result = chosen.measure(job, host, lambda *_: None)
-            value = result.metrics["latency_ms"].value
-            if value is None:
-                raise WorkerError(f"{path.name} could not be timed on {chosen.name}", result.reason)
-            return value
+        def pair(order: Order) -> TimedPair:
+            return time_pair(sides, order, host)
 
         total = 2 * comparisons * pairs
         notify("stage", {"name": "processes", "total": total, "todo": total})
 
         def told(done: int, _: int) -> None:
-            notify("item", {"name": f"process {done}", "done": True, "skipped": True})
-            notify("item", {"name": f"process {done + 1}", "done": False})
+            for number in (done - 1, done):
+                notify("item", {"name": f"process {number}", "done": True, "skipped": True})
+            notify("item", {"name": f"processes {done + 1} and {done + 2}", "done": False})
 
-        notify("item", {"name": "process 1", "done": False})
-        result = run(time_one, comparisons, pairs, gate, seed, told)
+        notify("item", {"name": "processes 1 and 2", "done": False})
+        result = run(pair, comparisons, pairs, gate, seed, told)
     what = {
         "file": str(file) if file else "a small model of its own",
-        "runtime": chosen.name,
+        "runtime": opened.runtime.name,
         "threads": threads,
     }
     return to_document(result, what, environment.describe())
@@ -168,24 +179,34 @@ def to_document(result: SelfTest, what: Json, machine: Json) -> Json:
             result.between, "fraction", n=len(result.medians), provenance="measured",
             method="standard deviation of the logarithms of the processes' medians",
         ).to_json(),
+        "by_turns": Quantity(
+            result.by_turns, "fraction", n=len(result.pairs), provenance="measured",
+            method="standard deviation of the logarithm of the ratio of two processes timed by turns",
+        ).to_json(),
         "smallest_effect": Quantity(
             result.smallest, "fraction", n=n, provenance="measured",
             method="change found with a power of 80% at this noise; never below the gate",
         ).to_json(),
         "comparisons": [to_json(c) for c in result.comparisons],
-        "medians_ms": list(result.medians),
+        "pairs": [to_json(pair) for pair in result.pairs],
         "advice": list(advice(result)),
         "environment": machine,
     }  # fmt: skip
 
 
 def advice(result: SelfTest) -> Sequence[str]:
-    """What to do on a machine that sees little."""
+    """What to do on a machine that sees little, or that has two speeds."""
+    found = []
+    heaps = modes(result.medians)
+    if len(heaps) > 1:
+        shares = ", ".join(f"{share:.0%} near {value:.3g} ms" for value, share in heaps)
+        found.append(f"The processes' medians lie in heaps ({shares}): two clocks, or a neighbour")
     if result.smallest <= 2 * result.gate:
-        return ()
+        return found
     pairs = result.comparisons[0].pairs
     needed = math.ceil(pairs * (math.log1p(result.smallest) / math.log1p(result.gate)) ** 2)
-    return (
+    return [
+        *found,
         f"To see {result.gate:.0%} here, about {needed} pairs would be needed instead of {pairs}",
         "See `bench doctor` for what makes this machine noisy",
-    )
+    ]

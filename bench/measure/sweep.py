@@ -8,17 +8,17 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import EdgefitError
 from bench.measure.load import METRICS, SILENCE_SECONDS, load_notes, oversubscription, run_load
-from bench.types import SCHEMA, Artifact, Json, Notify, Protocol, Quantity, to_json
+from bench.types import SCHEMA, Json, Notify, Protocol, Quantity, to_json
 
 if TYPE_CHECKING:
     from bench.measure.feeding import Feeding
-    from bench.runtimes.base import Runtime
+    from bench.runtimes.base import CellJob, Runtime
 
 STREAMS_WARMUP = 0.5
 
@@ -48,6 +48,7 @@ def sweep_file(
     seed: int,
     notify: Notify,
     feeding: Feeding | None = None,
+    device: str | None = None,
 ) -> Json:
     """Measure an artifact in every combination, as JSON: ``settings`` has one row each.
 
@@ -56,12 +57,13 @@ def sweep_file(
 
     Raises:
         UsageError: no such file, a runtime that does not take it, images it cannot be fed.
-        MissingError: the runtime is not installed.
+        MissingError: the runtime or the device is not here.
     """
     from bench.measure import environment
     from bench.measure.artifact import open_artifact, write_images
+    from bench.runtimes.base import CellJob
 
-    artifact, chosen = open_artifact(path, runtime, feeding, with_data=bool(data))
+    opened = open_artifact(path, runtime, feeding, bool(data), device)
     machine = environment.describe()
     settings = [Setting(b, t, s) for t, s, b in itertools.product(threads, streams, batches)]
     notify("stage", {"name": "sweep", "total": len(settings)})
@@ -69,13 +71,23 @@ def sweep_file(
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         if data:
-            write_images(artifact, data, seed, folder, path)
+            write_images(opened.artifact, data, seed, folder, path)
         for number, setting in enumerate(settings):
             notify("item", {"name": setting.label, "done": False})
             outdir = folder / str(number)
             outdir.mkdir()
             images = folder / "images.npy" if data else None
-            row = _measure(artifact, path, outdir, images, chosen, setting, max_seconds, machine, notify)
+            job = CellJob(
+                opened.artifact,
+                path,
+                outdir,
+                setting.batch,
+                setting.threads,
+                opened.device,
+                images=images,
+                predict=False,
+            )
+            row = _measure(job, opened.runtime, setting, max_seconds, machine, notify)
             rows.append(row)
             if row["status"] != "ok":
                 notify("failed", {"name": setting.label, "reason": row["reason"]})
@@ -84,7 +96,8 @@ def sweep_file(
     return {
         "schema": SCHEMA,
         "file": str(path),
-        "runtime": chosen.name,
+        "runtime": opened.runtime.name,
+        "device": opened.device,
         "settings": [r | {"notes": [n for n in r["notes"] if n not in shared]} for r in rows],
         "environment": machine,
         "notes": shared,
@@ -92,36 +105,17 @@ def sweep_file(
 
 
 def _measure(
-    artifact: Artifact,
-    path: Path,
-    outdir: Path,
-    images: Path | None,
-    runtime: Runtime,
-    setting: Setting,
-    max_seconds: float,
-    machine: Json,
-    notify: Notify,
+    job: CellJob, runtime: Runtime, setting: Setting, max_seconds: float, machine: Json, notify: Notify
 ) -> Json:
     """One row: the setting, its status, its quantities."""
     from bench.hosts import open_host
-    from bench.runtimes.base import CellJob
 
     several = setting.streams > 1
     protocol = Protocol(max_seconds=max_seconds, timeout_seconds=max_seconds + SILENCE_SECONDS)
     if several:
         protocol = Protocol(warmup_seconds=STREAMS_WARMUP, timeout_seconds=SILENCE_SECONDS)
     load = {"scenario": "streams", "streams": setting.streams, "seconds": max_seconds} if several else None
-    job = CellJob(
-        artifact,
-        path,
-        outdir,
-        setting.batch,
-        setting.threads,
-        protocol=protocol,
-        images=images,
-        predict=False,
-        load=load,
-    )
+    job = replace(job, protocol=protocol, load=load)
     host = open_host("local")
     notes: list[str] = []
     found: dict[str, Quantity] = {}

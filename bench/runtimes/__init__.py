@@ -17,6 +17,7 @@ RUNTIMES = {
     "openvino": "bench.runtimes.openvino_:RUNTIME",
     "executorch": "bench.runtimes.executorch_:RUNTIME",
     "torch-compile": "bench.runtimes.torch_:COMPILE",
+    "torch-cudagraph": "bench.runtimes.torch_:CUDA_GRAPH",
     "torch-eager": "bench.runtimes.torch_:EAGER",
     "tensorrt": "bench.runtimes.tensorrt_:RUNTIME",
 }

@@ -47,6 +47,8 @@ class CellJob:
         load: a test under load in place of the timing (see :func:`bench.agent.load.run`); its result is read by
             :func:`bench.measure.load.run_load`.
         describe: only load the file and say its input and output (the result's ``runtime``); nothing is timed.
+        turn_seconds: 0, or the steady state rests whenever it measured so long: ``notify("turn", {"n"})``, and it goes
+            on when that returns (:mod:`bench.measure.turns`). The result's ``runtime["turns"]`` has the sample counts.
     """
 
     artifact: Artifact
@@ -61,6 +63,7 @@ class CellJob:
     exact: bool = False
     load: Json | None = None
     describe: bool = False
+    turn_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class WorkerResult:
         seconds: wall-clock seconds of each phase: ``start`` (process start and import, waiting
             included), ``inputs load first warmup steady predict``, and ``total``.
         window: the energy window around the steady state.
-        runtime: what the runtime said about itself: version, providers, threads, copies, inputs, outputs.
+        runtime: what the runtime said about itself: version, providers, threads, copies, clock, inputs, outputs.
     """
 
     status: Literal["ok", "failed"]

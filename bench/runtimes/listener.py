@@ -34,6 +34,7 @@ class Listener:
         self.sampler = MemorySampler(pid)
         self.window: Window | None = None
         self.disturbance: Disturbance | None = None
+        self.device_mb: float | None = None
         self._before: Snapshot | None = None
         self._idle: Reading | None = None
         self._measuring = False
@@ -73,6 +74,8 @@ class Listener:
             self._measuring = False
             if self._before is not None and phase == "settled":
                 self.disturbance = compare(self._before, snapshot(self.pid, nvml=self._nvml))
+            if self._nvml is not None and phase == "settled":
+                self.device_mb = self._nvml.used_mb(self.pid)
             gross = self.energy.stop() if self.energy is not None else None
             if self.energy is not None and gross is not None:
                 # the worker waits at its gate; after a crash there is nothing to compare with

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import importlib.metadata
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.measure.latency import METRICS, UNITS, all_missing, latency, once_ms
-from bench.measure.memory import above_baseline, parts_mb
+from bench.measure.memory import above_baseline, device_memory, parts_mb
 from bench.measure.power import per_image
 from bench.runtimes.base import CellJob, Probe, WorkerResult
 from bench.runtimes.shipped import shipped_files
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 VNNI = ("avx512_vnni", "avx_vnni")
 
 
-class LocalRuntime:
+class LocalRuntime(abc.ABC):
     """A Python package that runs artifacts in our worker. Subclasses name it and say what it refuses."""
 
     name = ""
@@ -55,9 +56,9 @@ class LocalRuntime:
         """Devices besides the CPU that package and machine seem to have; the worker finds out for sure."""
         return ()
 
+    @abc.abstractmethod
     def refuse(self, precision: str, environment: Json, device: str = "cpu") -> str:
         """See :meth:`bench.runtimes.base.Runtime.refuse`."""
-        raise NotImplementedError
 
     def int8_scheme(self, environment: Json) -> str:
         """See :meth:`bench.runtimes.base.Runtime.int8_scheme`."""
@@ -93,6 +94,8 @@ class LocalRuntime:
         if samples is not None:
             metrics.update(_timed(samples, job, listener.window))
             metrics["memory_mb"] = above_baseline(listener.sampler.peak_kb, raw.get("baseline_kb"))
+            allocated = raw["runtime"].get("device_memory_mb")
+            metrics["device_memory_mb"] = device_memory(job.device, listener.device_mb, allocated)
         return WorkerResult(
             status=raw["status"],
             reason=raw["reason"],

@@ -55,6 +55,24 @@ class TorchCompile(Torch):
         )
 
 
+class TorchCudaGraph(Torch):
+    """The same program captured as a CUDA graph and replayed."""
+
+    name = "torch-cudagraph"
+
+    def probe(self, host: Host) -> Probe:
+        found = super().probe(host)
+        if not found.available:
+            return found
+        if "cuda" not in found.devices:
+            return Probe(
+                False,
+                reason="CUDA graphs need an NVIDIA GPU and a torch built for it",
+                remedy="Measure on a machine that has them",
+            )
+        return Probe(True, version=found.version, devices=("cuda",))
+
+
 class TorchEager(Torch):
     """One of our own model files, rebuilt as a module: what a training script would measure."""
 
@@ -70,4 +88,4 @@ class TorchEager(Torch):
         )
 
 
-TORCH, COMPILE, EAGER = Torch(), TorchCompile(), TorchEager()
+TORCH, COMPILE, CUDA_GRAPH, EAGER = Torch(), TorchCompile(), TorchCudaGraph(), TorchEager()

@@ -115,7 +115,9 @@ class Worker:
             on_event(event)
             if event["event"] == "done":
                 return self._wait()
-            if event["event"] == "phase" and event["name"] in ("steady", "settled"):
+            if event["event"] == "turn" or (
+                event["event"] == "phase" and event["name"] in ("steady", "settled")
+            ):
                 self._send("go")
         raise self._ended()
 
@@ -222,6 +224,7 @@ def job_json(job: CellJob, runtime: str, energy: EnergySource | None = None) -> 
         "exact": job.exact,
         "load": job.load,
         "describe": job.describe,
+        "turn_seconds": job.turn_seconds,
         "least_seconds": METER_MARGIN * energy.shortest if energy is not None else 0.0,
         "outdir": str(job.outdir),
     }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from bench.errors import UsageError, WorkerError
 from bench.hosts import open_host
 from bench.measure.latency import METRICS
 from bench.runtimes import SUFFIXES, get, names, taking
-from bench.runtimes.base import WorkerResult
+from bench.runtimes.base import CellJob, WorkerResult
 from tests.tiny import CLASSES, IMAGES, QUICK, Tiny, add_pte, make_model_file
 
 HOST = open_host("local")
@@ -61,19 +62,33 @@ def subject(runtime, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ti
     return add_pte(tiny) if runtime.format == "pte" else tiny
 
 
+def job_of(runtime, subject: Tiny, folder: Path, **options: Any) -> CellJob:
+    """A cell of the subject on the runtime's first device: the CPU, where it has one."""
+    return subject.job(runtime.format, folder, device=runtime.probe(HOST).devices[0], **options)
+
+
 @pytest.fixture(scope="module")
 def measured(runtime, subject: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[WorkerResult, list]:
     """One cell measured to its end, and what it reported on the way."""
     heard: list = []
-    job = subject.job(runtime.format, tmp_path_factory.mktemp("cell"))
+    job = job_of(runtime, subject, tmp_path_factory.mktemp("cell"))
     result = runtime.measure(job, HOST, lambda event, details: heard.append((event, details)))
     return result, heard
 
 
-def test_the_probe_names_a_version_and_the_cpu(runtime) -> None:
+def test_the_probe_names_a_version_and_the_devices(runtime) -> None:
     probe = runtime.probe(HOST)
-    assert probe.available and probe.version[0].isdigit()
-    assert probe.devices[0] == "cpu" and not probe.reason
+    assert probe.available and probe.version[0].isdigit() and not probe.reason
+    assert probe.devices[0] == ("cuda" if runtime.name in ("torch-cudagraph", "tensorrt") else "cpu")
+
+
+def test_a_cuda_graph_wants_a_gpu(monkeypatch: pytest.MonkeyPatch, tiny: Tiny, tmp_path: Path) -> None:
+    graph = get("torch-cudagraph")
+    monkeypatch.setattr(type(graph), "accelerators", lambda self: ())
+    probe = graph.probe(HOST)
+    assert not probe.available and "NVIDIA GPU" in probe.reason and probe.remedy
+    result = graph.measure(tiny.job("pt2", tmp_path), HOST, quiet)
+    assert result.status == "failed" and "not on cpu" in result.reason
 
 
 def test_probing_imports_no_runtime() -> None:
@@ -130,11 +145,11 @@ def test_phases_are_told_and_timed(measured) -> None:
     assert phases == ["inputs", "load", "first", "warmup", "steady", "settled", "predict"]
     assert {"start", "load", "first", "warmup", "steady", "predict", "total"} <= set(result.seconds)
     assert result.seconds["total"] >= sum(v for k, v in result.seconds.items() if k != "total") * 0.9
-    assert result.runtime["version"] and result.runtime["copies"]
+    assert result.runtime["version"] and result.runtime["copies"] and result.runtime["clock"]
 
 
 def test_batch_and_threads_are_honoured(reader, subject: Tiny, tmp_path: Path) -> None:
-    job = subject.job(reader.format, tmp_path, batch=4, threads=2)
+    job = job_of(reader, subject, tmp_path, batch=4, threads=2)
     result = reader.measure(job, HOST, quiet)
     assert result.status == "ok", result.reason
     latency, throughput = result.metrics["latency_ms"], result.metrics["throughput_ips"]
@@ -147,7 +162,7 @@ def test_batch_and_threads_are_honoured(reader, subject: Tiny, tmp_path: Path) -
 def test_a_corrupt_artifact_fails_with_a_reason(reader, subject: Tiny, tmp_path: Path) -> None:
     path = tmp_path / f"corrupt.{reader.format}"
     path.write_bytes(b"not a model" * 100)
-    result = reader.measure(subject.job(reader.format, tmp_path / "out", path=path), HOST, quiet)
+    result = reader.measure(job_of(reader, subject, tmp_path / "out", path=path), HOST, quiet)
     assert result.status == "failed"
     assert result.reason.startswith("load: ") and "Traceback" not in result.reason
     assert result.metrics["latency_ms"].value is None and result.metrics["latency_ms"].reason == result.reason
@@ -163,7 +178,7 @@ def test_a_wrong_input_shape_fails_with_a_reason(reader, subject: Tiny, tmp_path
     artifact = subject.artifact(reader.format)
     spec = artifact.inputs[0]
     wrong = replace(spec, shape=tuple(32 if d == 12 else d for d in spec.shape))
-    job = subject.job(reader.format, tmp_path, artifact=replace(artifact, inputs=(wrong,)))
+    job = job_of(reader, subject, tmp_path, artifact=replace(artifact, inputs=(wrong,)))
     result = reader.measure(job, HOST, quiet)
     assert result.status == "failed" and "description says" in result.reason and "32" in result.reason
 

@@ -187,6 +187,19 @@ def test_the_cap_ends_a_noisy_cell(tiny: Tiny, tmp_path: Path) -> None:
     assert result.stopped == "cap" and result.seconds["steady"] < 2
 
 
+def test_the_engine_sleeps_while_a_cell_is_timed(tiny: Tiny, tmp_path: Path) -> None:
+    used: dict[str, float] = {}
+
+    def listen(event: str, details: dict) -> None:
+        if event == "phase":
+            used[details["name"]] = time.process_time()
+
+    protocol = replace(QUICK, max_seconds=2.0, half_width=1e-9)
+    result = ORT.measure(tiny.job("onnx", tmp_path, protocol=protocol), HOST, listen)
+    assert result.seconds["steady"] > 1.9
+    assert used["settled"] - used["steady"] < 0.01 * result.seconds["steady"]
+
+
 def test_an_energy_source_frames_the_steady_state(tiny: Tiny, tmp_path: Path) -> None:
     from bench.measure.power import Reading
 

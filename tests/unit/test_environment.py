@@ -6,12 +6,14 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.measure import environment, gpu, system
+from bench.measure.memory import device_memory
 from tests import machines
 from tests.machines import CPU, StandInNvml, plant, process, stat
 
@@ -272,9 +274,11 @@ def test_a_machine_of_garbage_is_described_as_json(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         plant(root, files)
+        clean = environment.describe(root, root)
         for name, text in garbage.items():
             (root / name).write_bytes(text.encode("utf-8", "surrogatepass"))
-        json.dumps(environment.describe(root, root), allow_nan=False)
+        found = json.loads(json.dumps(environment.describe(root, root), allow_nan=False))
+    assert found.keys() == clean.keys() and found["cpu"].keys() == clean["cpu"].keys()
 
 
 # NVIDIA GPUs
@@ -296,3 +300,24 @@ def test_a_driver_that_does_not_answer_is_a_reason(monkeypatch: pytest.MonkeyPat
     nvml = StandInNvml("nvmlDeviceGetCount")
     monkeypatch.setattr(gpu.importlib, "import_module", lambda _: nvml)
     assert gpu.describe()[0] == [] and nvml.closed
+
+
+def test_the_memory_a_process_holds_on_gpus_is_found_or_not_known() -> None:
+    used = [SimpleNamespace(pid=77, usedGpuMemory=512_000_000), SimpleNamespace(pid=8, usedGpuMemory=None)]
+    card = gpu.Nvml(StandInNvml(nvmlDeviceGetCount=2, nvmlDeviceGetComputeRunningProcesses=used))
+    assert card.used_mb(77) == 1024.0 and card.used_mb(8) is None and card.used_mb(9) is None
+    assert gpu.Nvml(StandInNvml("nvmlDeviceGetComputeRunningProcesses")).used_mb(77) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "words"),
+    [
+        (("cpu", None, None), None, "runs on the CPU"),
+        (("cuda", 640.0, 512.0), 640.0, "NVML"),
+        (("cuda", None, 512.0), 512.0, "allocator"),
+        (("cuda", None, None), None, "NVML does not see"),
+    ],
+)
+def test_device_memory_says_whose_figure_it_is(given, value: float | None, words: str) -> None:
+    found = device_memory(*given)
+    assert found.value == value and words in (found.method or found.reason)

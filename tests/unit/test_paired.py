@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.measure import paired
-from bench.stats import process_interval
+from bench.stats import pooled_spread, process_interval
 
 positive = st.floats(0.01, 1e4, allow_nan=False)
 
@@ -29,7 +29,7 @@ def machine(rng: np.random.Generator, n: int, noise: str, spread: float) -> np.n
 def test_the_same_program_is_hardly_ever_called_slower_or_faster(noise: str, spread: float) -> None:
     rng = np.random.default_rng(7)
     alarms = sum(
-        paired.compare(machine(rng, 10, noise, spread), machine(rng, 10, noise, spread)).verdict
+        paired.compare(machine(rng, 10, noise, spread) / machine(rng, 10, noise, spread)).verdict
         in ("REGRESSED", "IMPROVED")
         for _ in range(400)
     )
@@ -39,7 +39,7 @@ def test_the_same_program_is_hardly_ever_called_slower_or_faster(noise: str, spr
 def test_a_slower_program_is_caught_and_the_direction_is_right() -> None:
     rng = np.random.default_rng(1)
     base, head = machine(rng, 10, "normal", 0.01), 1.06 * machine(rng, 10, "normal", 0.01)
-    slower, faster = paired.compare(base, head), paired.compare(head, base)
+    slower, faster = paired.compare(head / base), paired.compare(base / head)
     assert (slower.verdict, faster.verdict) == ("REGRESSED", "IMPROVED")
     assert slower.low < 1.06 < slower.high and slower.bootstrap_low > 1
     assert slower.ratio == pytest.approx(1 / faster.ratio)
@@ -47,41 +47,30 @@ def test_a_slower_program_is_caught_and_the_direction_is_right() -> None:
 
 def test_equal_on_a_quiet_machine_is_same_and_on_a_noisy_one_is_not_known() -> None:
     rng = np.random.default_rng(2)
-    quiet = paired.compare(machine(rng, 10, "normal", 0.003), machine(rng, 10, "normal", 0.003))
-    noisy = paired.compare(machine(rng, 10, "normal", 0.2), machine(rng, 10, "normal", 0.2))
+    quiet = paired.compare(machine(rng, 10, "normal", 0.004))
+    noisy = paired.compare(machine(rng, 10, "normal", 0.3))
     assert (quiet.verdict, noisy.verdict) == ("SAME", "INCONCLUSIVE")
     assert quiet.smallest == paired.GATE < 0.1 < noisy.smallest
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(positive, positive), min_size=2, max_size=30), st.floats(0.01, 100))
-def test_units_do_not_matter_and_swapping_turns_the_answer_round(
-    pairs: list[tuple[float, float]], unit: float
-) -> None:
-    base, head = ([p[i] for p in pairs] for i in (0, 1))
-    one = paired.compare(base, head)
-    scaled = paired.compare([unit * b for b in base], [unit * h for h in head])
-    swapped = paired.compare(head, base)
+@given(st.lists(positive, min_size=2, max_size=30))
+def test_the_estimate_lies_in_its_interval_and_swapping_turns_the_answer_round(ratios: list[float]) -> None:
+    one, swapped = paired.compare(ratios), paired.compare([1 / r for r in ratios])
     assert one.low <= one.ratio * (1 + 1e-9) and one.ratio <= one.high * (1 + 1e-9)
-    assert scaled.ratio == pytest.approx(one.ratio, rel=1e-6)
     assert math.log(swapped.ratio) == pytest.approx(-math.log(one.ratio), abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("base", "head", "gate"),
-    [([1.0], [1.0], 0.03), ([1, 2], [1, 2, 3], 0.03), ([1, 0], [1, 1], 0.03), ([1, 2], [1, 2], 0)],
-)
-def test_what_cannot_be_compared_is_refused(base: list[float], head: list[float], gate: float) -> None:
+@pytest.mark.parametrize(("ratios", "gate"), [([1.0], 0.03), ([1, 0], 0.03), ([1, 2], 0)])
+def test_what_cannot_be_compared_is_refused(ratios: list[float], gate: float) -> None:
     with pytest.raises(ValueError, match="no comparison"):
-        paired.compare(base, head, gate)
+        paired.compare(ratios, gate)
 
 
-def test_pairs_run_next_to_each_other_in_both_orders() -> None:
-    found = paired.order(40, seed=3)
-    assert [i for i, _ in found] == [i for i in range(40) for _ in range(2)]
-    firsts = {side for _, side in found[::2]}
-    assert firsts == {"base", "head"} and found == paired.order(40, seed=3)
-    assert all({found[2 * i][1], found[2 * i + 1][1]} == {"base", "head"} for i in range(40))
+def test_either_side_of_a_pair_begins_at_random() -> None:
+    found = paired.orders(40, seed=3)
+    assert set(found) == {("base", "head"), ("head", "base")} and found == paired.orders(40, seed=3)
+    assert 10 <= found.count(("base", "head")) <= 30 and found != paired.orders(40, seed=4)
 
 
 @pytest.mark.parametrize("k", [3, 5, 10])
@@ -102,3 +91,26 @@ def test_the_interval_is_never_narrower_than_one_process_says(medians: list[floa
     value, low, high = process_interval(medians, within=within)
     assert low <= value <= high
     assert math.log(high / low) >= 2 * within * math.sqrt(2 / len(medians)) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_other_programs_make_the_interval_of_few_processes_useful_and_it_still_holds(k: int) -> None:
+    rng = np.random.default_rng(8)
+    held, alone, together = 0, [], []
+    for _ in range(1000):
+        spreads = 0.05 * np.exp(rng.normal(0, 0.3, 9))  # programs differ in how much their processes differ
+        others = pooled_spread([machine(rng, k, "normal", s) for s in spreads[1:]])
+        medians = machine(rng, k, "normal", spreads[0])
+        for found, prior in ((alone, None), (together, others)):
+            _, low, high = process_interval(medians, others=prior)
+            found.append(math.log(high / low))
+        held += low <= float(np.median(machine(rng, k, "normal", spreads[0]))) <= high
+    assert held >= 910
+    assert np.median(together) < (0.5 if k == 2 else 1.0) * np.median(alone)
+
+
+def test_the_spread_of_programs_is_that_of_their_processes() -> None:
+    rng = np.random.default_rng(3)
+    found = pooled_spread([scale * machine(rng, 4, "normal", 0.04) for scale in np.geomspace(0.1, 100, 200)])
+    assert found is not None and found.freedom == 600 and found.deviation == pytest.approx(0.04, rel=0.1)
+    assert pooled_spread([]) is None and pooled_spread([[1.0], [2.0]]) is None

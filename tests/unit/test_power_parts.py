@@ -18,7 +18,6 @@ from bench.measure.power.jetson import BOARDS, choose
 from bench.measure.power.rapl import zones
 from bench.measure.power.sampled import Ticker, integrate
 from bench.measure.power.tegrastats import parse
-from bench.measure.power.window import t_interval
 from bench.types import Quantity
 from tests.power_standins import HwmonBench, energy, power, tree, zone
 
@@ -154,19 +153,6 @@ def test_several_windows_give_a_t_interval() -> None:
     assert found.high - found.value == pytest.approx(2.776 * math.sqrt(0.5), rel=1e-3)  # t(0.975, 4)
     assert found.value - found.low == pytest.approx(found.high - found.value)
     assert "1 more without a figure" in found.method
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0.1, 100.0), min_size=2, max_size=20))
-def test_the_interval_encloses_the_mean_and_is_scipys(values: list[float]) -> None:
-    from scipy import stats
-
-    mean, low, high = t_interval(values)
-    assert low is not None and high is not None
-    assert low <= mean <= high
-    spread = stats.sem(values)
-    if spread > 1e-9:
-        assert (low, high) == pytest.approx(stats.t.interval(0.95, len(values) - 1, mean, spread), rel=1e-6)
 
 
 @pytest.mark.parametrize(

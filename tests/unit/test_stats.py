@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import stats
@@ -119,3 +119,17 @@ def test_dependent_samples_give_a_wider_interval_of_the_same_quantile_or_none(
     assert independent is not None and dependent[0] == independent[0]
     assert dependent[1] <= independent[1] and independent[2] <= dependent[2]
     assert dependent[1] in samples and dependent[2] in samples
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.1, 100.0), min_size=2, max_size=20))
+def test_the_interval_of_a_mean_is_scipys(values: list[float]) -> None:
+    from scipy import stats as reference
+
+    mean, low, high = stats.mean_interval(values)
+    assert low <= mean <= high
+    spread = reference.sem(values)
+    if spread > 1e-9:
+        assert (low, high) == pytest.approx(
+            reference.t.interval(0.95, len(values) - 1, mean, spread), rel=1e-6
+        )

@@ -24,6 +24,7 @@ def _lazy(module: str, name: str) -> Callable[[], Backend]:
 BACKENDS: Dict[str, Callable[[], Backend]] = {
     "torch": _lazy("torch_", "Torch"),
     "torch-compile": _lazy("torch_", "TorchCompile"),
+    "torch-cudagraph": _lazy("torch_", "TorchCudaGraph"),
     "torch-eager": _lazy("torch_", "TorchEager"),
     "onnxruntime": _lazy("onnxruntime_", "OnnxRuntime"),
     "litert": _lazy("litert", "LiteRt"),

@@ -27,14 +27,18 @@ class Backend(abc.ABC):
     Attributes:
         version: of the runtime.
         copies: what is copied inside and outside the timed call.
+        clock: whose clock times a call: the harness's, or the runtime's own (:meth:`took`).
         exact: run INT8 in exact arithmetic, slowly: accuracy as on a CPU or GPU whose kernels do not saturate.
+        alone: no other instance works at the same time.
         shape: the input's shape, set before :meth:`set_batch` where the artifact leaves height and width free.
         notes: what a reader of the figures must know, filled in by load and set_batch.
     """
 
     version = ""
     copies = ""
+    clock = "the harness's, around the call"
     exact = False
+    alone = True
     shape: Optional[List[Optional[int]]] = None
 
     def __init__(self) -> None:
@@ -68,6 +72,11 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def call(self) -> None:
         """Run the artifact once; this is what is timed."""
+
+    def took(self) -> Optional[float]:
+        """Seconds of the last call by the runtime's own clock, where its tools and its users in other languages do
+        without the Python binding that :meth:`call` goes through; None: the harness's clock counts."""
+        return None
 
     @abc.abstractmethod
     def fetch(self) -> np.ndarray:

@@ -31,6 +31,7 @@ class OpenVino(Backend):
     model elsewhere, so INFERENCE_PRECISION_HINT is f32, and ``info`` repeats what the plug-in answers.
     """
 
+    clock = "the request's own clock, as benchmark_app does: without the Python binding"
     copies = "input read in place from host memory; output written to the request's own memory"
 
     def __init__(self) -> None:
@@ -99,6 +100,8 @@ class OpenVino(Backend):
             "INFERENCE_NUM_THREADS": str(self._threads),
             "INFERENCE_PRECISION_HINT": "f32",
         }
+        if not self.alone:
+            options["ENABLE_CPU_PINNING"] = "NO"  # every instance would keep to the same cores
         self._compiled = self._core.compile_model(self._model, "CPU", options)
         self._request = self._compiled.create_infer_request()
         self._output = self._compiled.outputs[0]
@@ -111,6 +114,9 @@ class OpenVino(Backend):
 
     def call(self) -> None:
         self._request.infer(share_outputs=True)  # a copy of the outputs would be timed
+
+    def took(self) -> Optional[float]:
+        return float(self._request.latency) * 1e-3
 
     def fetch(self) -> np.ndarray:
         return np.array(self._request.get_output_tensor().data)

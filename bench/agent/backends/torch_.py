@@ -98,7 +98,63 @@ class Torch(Backend):
         return found
 
 
-class TorchCompile(Torch):
+class OneBatch(Torch):
+    """What is made ready in its first call, and from then on takes batches of that size only."""
+
+    def load(self, path: str, threads: int, device: str) -> None:
+        super().load(path, threads, device)
+        self._batch: Optional[int] = None
+
+    def set_batch(self, batch: int) -> None:
+        super().set_batch(batch)
+        if self._batch not in (None, batch):
+            raise Refused(f"made ready for a batch of {self._batch}, not {batch}")
+        self._batch = batch
+
+
+class TorchCudaGraph(OneBatch):
+    """A ``torch.export`` program captured as a CUDA graph and replayed: no launch overhead (PyTorch's *CUDA semantics*, CUDA Graphs)."""
+
+    copies = "input copied into the graph's own memory before the timed call; output stays on the GPU"
+    WARM_UP = 3
+
+    def load(self, path: str, threads: int, device: str) -> None:
+        if device != "cuda":
+            raise Refused(f"CUDA graphs run on an NVIDIA GPU, not on {device}")
+        super().load(path, threads, device)
+        self._graph: Any = None
+        self._input: Any = None
+        self.notes.append("the first call contains the capture of the graph")
+
+    def feed(self, prepared: Any) -> None:
+        if self._input is None:
+            self._input = prepared.clone()
+        else:
+            self._input.copy_(prepared)
+        self._torch.cuda.synchronize()
+
+    def call(self) -> None:
+        if self._graph is None:
+            self._capture()
+        self._graph.replay()
+        self._torch.cuda.synchronize()
+
+    def _capture(self) -> None:
+        """Libraries choose their kernels in a few calls on another stream; then one call is recorded."""
+        cuda = self._torch.cuda
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            for _ in range(self.WARM_UP):
+                self._module(self._input)
+        cuda.current_stream().wait_stream(side)
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
+            self._result = self._module(self._input)
+        self._graph = graph
+
+
+class TorchCompile(OneBatch):
     """A ``torch.export`` program through ``torch.compile`` (inductor), for one batch size."""
 
     LATE = (*Torch.LATE, "torch._dynamo", "torch._inductor.compile_fx")
@@ -110,15 +166,8 @@ class TorchCompile(Torch):
         # processes of its own would escape the sampling of memory.
         config.force_disable_caches = True
         config.compile_threads = 1
-        self._batch: Optional[int] = None
         self._module = self._torch.compile(self._module, dynamic=False)
         self.notes.append("the first call contains the compilation (torch.compile, caches off)")
-
-    def set_batch(self, batch: int) -> None:
-        super().set_batch(batch)
-        if self._batch not in (None, batch):
-            raise Refused(f"compiled for a batch of {self._batch}, not {batch}")
-        self._batch = batch
 
 
 class TorchEager(Torch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import threading
 import time
@@ -82,7 +83,7 @@ class Ticker:
         return ""
 
 
-class Sampled:
+class Sampled(abc.ABC):
     """The part of a source that integrates power over time. Subclasses read the sensor in :meth:`watts`."""
 
     name = ""
@@ -102,15 +103,15 @@ class Sampled:
         self._begin: float | None = None
         self._problem = ""
 
+    @abc.abstractmethod
     def watts(self, said: str) -> float:
         """One sample, from the sensor itself or from what the feed said. Raises NoAnswer."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def probe(self) -> Probe:
         """See :meth:`EnergySource.probe`."""
-        raise NotImplementedError
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 (most sensors need no preparation)
         """Nothing to find, unless a subclass says so. Raises nothing."""
 
     def _take(self, said: str) -> None:

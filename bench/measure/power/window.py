@@ -5,13 +5,12 @@ Idle is a window like any other, taken before and after the measured one; what a
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.measure.power.base import Clock, EnergySource, Reading
-from bench.stats import CONFIDENCE
+from bench.stats import mean_interval
 from bench.types import Json, Quantity
 
 PER_IMAGE = "mJ/image"
@@ -108,8 +107,8 @@ def per_image(windows: Sequence[Window], images: Sequence[int], gross: bool = Fa
     if not found:
         return Quantity.missing(joules[0].reason if joules else "no energy window", PER_IMAGE)
     first, values = found[0][0], [value for _, value in found]
-    mean, low, high = t_interval(values)
     lost = len(joules) - len(found)
+    mean, low, high = mean_interval(values) if len(values) > 1 else (values[0], None, None)
     if len(found) == 1:
         text = (
             f"{first.method}; one window of {windows[joules.index(first)].gross.seconds:.2f} s, no interval"
@@ -127,16 +126,3 @@ def _gross(window: Window) -> Quantity:
         return Quantity.missing(reading.reason, "J")
     method = f"{_method(reading)}; idle included"
     return Quantity(reading.joules, "J", n=1, provenance=reading.provenance, method=method)
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean with Student's t interval (95%): (mean, low, high); no bounds from one value."""
-    from scipy.special import stdtrit  # scipy.stats would cost seconds to import
-
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, None, None
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    reach = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * spread
-    return mean, mean - reach, mean + reach
