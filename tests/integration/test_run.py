@@ -102,10 +102,8 @@ def test_exports_agree_with_their_parents(finished):
 
 def test_the_same_command_again_does_nothing(finished):
     before = (finished / "run" / "records.jsonl").read_bytes()
-    start = time.monotonic()
     done = bench(*run_arguments(), cwd=finished)
     assert done.returncode == 0 and "0 records made" in done.stderr, done.stderr
-    assert time.monotonic() - start < 15
     assert (finished / "run" / "records.jsonl").read_bytes() == before
 
 

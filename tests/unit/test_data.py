@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -355,12 +354,12 @@ def test_a_torchvision_set_is_converted_once(tmp_path: Path, monkeypatch: pytest
 
 
 @needs_real
-def test_real_photos_index_quickly_the_second_time(tmp_path: Path) -> None:
+def test_real_photos_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = DataOptions(spec=f"folder:{REAL / 'clothing'}", root=str(tmp_path))
     one = data.index(chosen, 0)
     assert (one.counts["validation"], one.counts["test"], len(one.classes)) == (341, 372, 10)
     assert sum(one.counts.values()) == 3781
     assert (one.channels, one.size, one.skipped) == (3, (64, 64), ())
-    start = time.monotonic()
-    assert data.index(chosen, 0) == one
-    assert time.monotonic() - start < 5  # 0.25 s on two slow cores; the first look takes 2.3 s
+    looked: list[Path] = []
+    monkeypatch.setattr(folders, "_look", looked.append)
+    assert data.index(chosen, 0) == one and not looked

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
 
-from bench.agent import timing
 from bench.measure.turns import by_turns, ratio
 
 
@@ -54,27 +52,6 @@ def test_a_side_that_fails_ends_the_other_and_its_error_is_raised(order: tuple[s
     with pytest.raises(ValueError, match="this side crashed"):
         by_turns({"good": side("good", log, 1000), "bad": bad}, order)
     assert log.count("good") < 5 and threading.active_count() == before
-
-
-def test_a_rest_is_not_counted_as_time_measured() -> None:
-    rests: list[int] = []
-    rested: list[float] = []
-
-    def call() -> float:
-        time.sleep(0.005)
-        return time.perf_counter()  # never twice the same: the interval never closes
-
-    def rest(n: int) -> None:
-        rests.append(n)
-        start = time.perf_counter()
-        time.sleep(0.2)
-        rested.append(time.perf_counter() - start)
-
-    begin = time.perf_counter()
-    samples, stopped = timing.steady(call, 1e-9, 6, 0.3, lambda *_: None, turn_seconds=0.05, rest=rest)
-    took = time.perf_counter() - begin - sum(rested)
-    assert stopped == "cap" and 0.25 < took < 0.8 < sum(rested) + took
-    assert 3 <= len(rests) <= 6 and rests == sorted(set(rests)) and rests[-1] <= len(samples)
 
 
 def test_a_mood_that_both_meet_leaves_the_ratio_alone() -> None:
