@@ -122,7 +122,7 @@ def test_a_rest_is_not_counted_as_time_measured(clock: Clock) -> None:
 
     changing = clock.after(0.005, lambda: clock.now)  # never twice the same: the interval never closes
     begin = clock.now
-    samples, stopped = timing.steady(changing, 1e-9, 6, 0.3, lambda *_: None, turn_seconds=0.05, rest=rest)
+    _samples, stopped = timing.steady(changing, 1e-9, 6, 0.3, lambda *_: None, turn_seconds=0.05, rest=rest)
     measured = clock.now - begin - 0.2 * len(rests)
     assert stopped == "cap" and measured == pytest.approx(0.3, abs=0.006)
     assert len(rests) == 5 and np.diff([0, *rests]) == pytest.approx(10, abs=1)
