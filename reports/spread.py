@@ -38,7 +38,8 @@ def steadied(records: Sequence[Json], found: Sequence[dict[str, Quantity]]) -> l
             others = [values[j][name] for j in members if j != i]
             spread = stats.pooled_spread(others) if len(others) >= LEAST_OTHERS else None
             if spread is not None and result[i][name].value:
-                result[i][name] = _with(result[i][name], values[i][name], spread, len(others))
+                within = _within(records[i]) if name == "latency_ms" else 0.0
+                result[i][name] = _with(result[i][name], values[i][name], within, spread, len(others))
     for i, metrics in enumerate(result):
         latency = metrics["latency_ms"]
         if "latency_ms" in values[i] and metrics["throughput_ips"].value and latency.low and latency.high:
@@ -49,16 +50,27 @@ def steadied(records: Sequence[Json], found: Sequence[dict[str, Quantity]]) -> l
     return result
 
 
+def _processes(record: Json) -> Sequence[Json]:
+    return (record.get("runtime") or {}).get("processes") or ()
+
+
+def _within(record: Json) -> float:
+    """The relative half-width that the calls of one process give: no interval is narrower than a run of those."""
+    return max((p.get("half_width") or 0.0 for p in _processes(record)), default=0.0)
+
+
 def _values(record: Json) -> dict[str, list[float]]:
     """Each metric's values in the processes of a cell, where there are several and all of them are known."""
-    processes = (record.get("runtime") or {}).get("processes") or ()
+    processes = _processes(record)
     names = dict.fromkeys(name for p in processes for name in p.get("values") or ())
     found = {name: [(p.get("values") or {}).get(name) for p in processes] for name in names}
     return {n: v for n, v in found.items() if len(v) > 1 and all(x is not None and x > 0 for x in v)}
 
 
-def _with(quantity: Quantity, values: Sequence[float], spread: stats.Spread, others: int) -> Quantity:
-    value, low, high = stats.process_interval(values, others=spread)
+def _with(
+    quantity: Quantity, values: Sequence[float], within: float, spread: stats.Spread, others: int
+) -> Quantity:
+    value, low, high = stats.process_interval(values, within=within, others=spread)
     own = quantity.value or value
     method = quantity.method
     if stats.NEXT_RUN not in method:

@@ -155,7 +155,7 @@ def measure_file(
         MissingError: the runtime or the device is not here.
     """
     said = feeding or Feeding()
-    cell: Json = {"schema": SCHEMA, "file": str(path), "runtime": runtime, "batch": batch, "threads": threads}
+    cell = _cell(path, runtime, device, batch, threads)
     try:
         opened = open_artifact(path, runtime, said, bool(data), device)
         cell |= {"runtime": opened.runtime.name, "device": opened.device}
@@ -219,12 +219,24 @@ def measure_everywhere(path: Path, **options: Any) -> Json:
         except EdgefitError as err:
             if not cells:
                 raise
-            shown = {k: options[k] for k in ("batch", "threads")}
-            cells.append({"schema": SCHEMA, "file": str(path), "runtime": name, **shown} | _failed(str(err)))
+            shown = _cell(path, name, options.get("device"), options["batch"], options["threads"])
+            cells.append(shown | _failed(str(err)))
     if not cells:
         reasons = "; ".join(f"{n}: {r}" for n, r in absent.items())
         raise MissingError(f"No runtime that takes {path.name} is available", reasons)
     return {"schema": SCHEMA, "cells": cells, "absent": absent}
+
+
+def _cell(path: Path, runtime: str, device: str | None, batch: int, threads: int) -> Json:
+    """What was asked for; ``device`` is None until the runtime has one."""
+    return {
+        "schema": SCHEMA,
+        "file": str(path),
+        "runtime": runtime,
+        "device": device,
+        "batch": batch,
+        "threads": threads,
+    }
 
 
 def _not_counted() -> dict[str, Quantity]:

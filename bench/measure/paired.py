@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.measure.turns import Order
 from bench.stats import mean_interval
 
 Verdict = Literal["REGRESSED", "SAME", "IMPROVED", "INCONCLUSIVE"]
@@ -83,11 +82,3 @@ def compare(ratios: Sequence[float], gate: float = GATE, confidence: float = CON
         smallest=max(gate, math.expm1(seen)),
         verdict=verdict,
     )
-
-
-def orders(pairs: int, seed: int) -> list[Order]:
-    """Which side of each pair begins, at random."""
-    import random
-
-    draw = random.Random(seed)
-    return [("base", "head") if draw.random() < 0.5 else ("head", "base") for _ in range(pairs)]

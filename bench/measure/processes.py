@@ -93,7 +93,9 @@ def combine(
     np.savez(samples, **{f"process_{i}": a for i, a in enumerate(arrays)})
     metrics = dict(first.metrics)
     if len(results) > 1:
-        metrics["latency_ms"] = _over(results, "latency_ms", _within(results), f"n calls: {_counts(arrays)}")
+        metrics["latency_ms"] = _over(
+            results, "latency_ms", max(map(_half_width, results)), f"n calls: {_counts(arrays)}"
+        )
         metrics |= {name: _over(results, name) for name in (*PERCENTILES, *ONCE) if name in metrics}
         metrics["throughput_ips"] = throughput(metrics["latency_ms"], job.batch)
         if all(r.window is not None for r in results):
@@ -144,14 +146,10 @@ def _over(results: Sequence[WorkerResult], name: str, within: float = 0.0, more:
     return Quantity(value, found[0].unit, low, high, len(values), found[0].provenance, method)
 
 
-def _within(results: Sequence[WorkerResult]) -> float:
-    """The largest relative half-width that the calls of one process give."""
-    widths = [0.0]
-    for result in results:
-        q = result.metrics["latency_ms"]
-        if q.value and q.low is not None and q.high is not None:
-            widths.append((q.high - q.low) / 2 / q.value)
-    return max(widths)
+def _half_width(result: WorkerResult) -> float:
+    """Of the median latency's interval, relative, from the calls of one process; 0 where they give none."""
+    q = result.metrics["latency_ms"]
+    return (q.high - q.low) / 2 / q.value if q.value and q.low is not None and q.high is not None else 0.0
 
 
 def _counts(arrays: Sequence[NDArray[np.float64]]) -> str:
@@ -171,6 +169,7 @@ def _own(result: WorkerResult, samples: NDArray[np.float64]) -> Json:
     }
     return {
         "values": {name: result.metrics[name].value for name in VARYING if name in result.metrics},
+        "half_width": _half_width(result),
         "calls": len(samples),
         "calls_per_independent": round(dependence(samples), 2),
         "stopped": result.stopped,

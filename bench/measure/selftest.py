@@ -15,7 +15,7 @@ from bench.measure import environment, paired
 from bench.measure.artifact import open_artifact
 from bench.measure.modes import modes
 from bench.measure.paired import PairedRatio
-from bench.measure.turns import Order, TimedPair, time_pair
+from bench.measure.turns import Order, TimedPair, orders, time_pair
 from bench.runtimes.base import CellJob
 from bench.stats import wilson
 from bench.types import SCHEMA, Json, Notify, Protocol, Quantity, to_json
@@ -77,7 +77,7 @@ def run(
     timed: list[TimedPair] = []
     total = 2 * comparisons * pairs
     for number in range(comparisons):
-        for order in paired.orders(pairs, seed + number):
+        for order in orders(pairs, seed + number):
             timed.append(measure_pair(order))
             notify(2 * len(timed), total)
         found.append(paired.compare([pair.ratio for pair in timed[-pairs:]], gate))

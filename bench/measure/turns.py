@@ -9,6 +9,7 @@ same time to that end: Bulej et al., *Duet benchmarking*, ICPE 2020; here they a
 from __future__ import annotations
 
 import math
+import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -32,6 +33,12 @@ T = TypeVar("T")
 TURN_SECONDS = 0.05
 Order = tuple[str, str]
 """``("base", "head")`` or the other way round."""
+
+
+def orders(pairs: int, seed: int) -> list[Order]:
+    """Which side of each pair begins, at random."""
+    draw = random.Random(seed)
+    return [("base", "head") if draw.random() < 0.5 else ("head", "base") for _ in range(pairs)]
 
 
 @dataclass(frozen=True)

@@ -20,23 +20,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
     return example_run(tmp_path_factory.mktemp("golden"))
 
 
-def compare(name: str, made: str) -> None:
+def golden(name: str, made: str) -> str:
+    """The stored text of that name; ``made`` takes its place first when the person asked for that."""
     path = HERE / name
     if os.environ.get("EDGEFIT_UPDATE_GOLDEN") == "1":
         path.write_text(made, encoding="utf-8")
-    assert made == path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal(run: FakeRun, width: int) -> None:
-    compare(f"terminal_{width}.txt", tables.render(run, "terminal", width))
+    made = tables.render(run, "terminal", width)
+    assert made == golden(f"terminal_{width}.txt", made)
 
 
 @pytest.mark.parametrize("fmt", ["md", "csv"])
 def test_text_formats(run: FakeRun, fmt: str) -> None:
-    compare(f"report.{fmt}", tables.render(run, fmt))
+    made = tables.render(run, fmt)
+    assert made == golden(f"report.{fmt}", made)
 
 
 def test_choice(run: FakeRun) -> None:
     choice = choose(run, Constraints(max_latency_ms=0.2, max_drop=0.02))
-    compare("choice.md", render_choice(choice).replace(str(run.path), "runs/demo"))
+    made = render_choice(choice).replace(str(run.path), "runs/demo")
+    assert made == golden("choice.md", made)

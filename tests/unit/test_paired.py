@@ -67,12 +67,6 @@ def test_what_cannot_be_compared_is_refused(ratios: list[float], gate: float) ->
         paired.compare(ratios, gate)
 
 
-def test_either_side_of_a_pair_begins_at_random() -> None:
-    found = paired.orders(40, seed=3)
-    assert set(found) == {("base", "head"), ("head", "base")} and found == paired.orders(40, seed=3)
-    assert 10 <= found.count(("base", "head")) <= 30 and found != paired.orders(40, seed=4)
-
-
 @pytest.mark.parametrize("k", [3, 5, 10])
 @pytest.mark.parametrize("noise", ["normal", "heavy"])
 def test_the_interval_holds_the_next_run_as_often_as_it_says(k: int, noise: str) -> None:
@@ -90,7 +84,7 @@ def test_the_interval_holds_the_next_run_as_often_as_it_says(k: int, noise: str)
 def test_the_interval_is_never_narrower_than_one_process_says(medians: list[float], within: float) -> None:
     value, low, high = process_interval(medians, within=within)
     assert low <= value <= high
-    assert math.log(high / low) >= 2 * within * math.sqrt(2 / len(medians)) * (1 - 1e-9)
+    assert math.log(high / low) >= 2 * within * math.sqrt(2 / len(medians)) * (1 - 1e-9) - 1e-12
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bench import stats
@@ -9,11 +11,15 @@ from bench.types import Json, Quantity
 from reports.spread import steadied
 
 
-def cell(latencies: list[float], runtime: str = "onnxruntime", memory: float | None = 10.0) -> Json:
+def cell(
+    latencies: list[float], runtime: str = "onnxruntime", memory: float | None = 10.0, half_width: float = 0.0
+) -> Json:
     values = [{"latency_ms": v, "memory_mb": memory} for v in latencies]
     return {
         "cell": {"runtime": runtime, "host": "local", "batch": 4},
-        "runtime": {"processes": [{"values": v} for v in values]} if len(latencies) > 1 else {},
+        "runtime": {"processes": [{"values": v, "half_width": half_width} for v in values]}
+        if len(latencies) > 1
+        else {},
     }
 
 
@@ -41,6 +47,13 @@ def test_two_processes_get_an_interval_from_the_other_cells() -> None:
     assert after.value == before.value and after.low < after.value < after.high
     assert after.high / after.low < 1.25 < 1.8 < before.high / before.low
     assert stats.NEXT_RUN in after.method and "3 other cells" in after.method
+
+
+def test_no_interval_is_narrower_than_the_calls_of_its_processes_say() -> None:
+    records = [cell(c, half_width=0.2 if c is PAIRS[0] else 0.0) for c in PAIRS]
+    wide, *others = (q["latency_ms"] for q in steadied(records, [metrics(c) for c in PAIRS]))
+    assert wide.high / wide.low == pytest.approx(math.exp(2 * 0.2))
+    assert others == [q["latency_ms"] for q in steady(PAIRS)[1:]]
 
 
 def test_throughput_follows_the_latency() -> None:

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from bench.measure.turns import by_turns, ratio
+from bench.measure.turns import by_turns, orders, ratio
 
 
 def side(name: str, log: list[str], rests: int):
@@ -25,6 +25,12 @@ def side(name: str, log: list[str], rests: int):
         return name.upper()
 
     return work
+
+
+def test_either_side_of_a_pair_begins_at_random() -> None:
+    found = orders(40, seed=3)
+    assert set(found) == {("base", "head"), ("head", "base")} and found == orders(40, seed=3)
+    assert 10 <= found.count(("base", "head")) <= 30 and found != orders(40, seed=4)
 
 
 def test_both_prepare_and_then_take_turns_in_the_order_given() -> None:
