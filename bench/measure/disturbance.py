@@ -46,6 +46,7 @@ class Snapshot:
     pressure: dict[str, float | None]
     quota_waited: float | None
     hypervisor: str | None
+    undervoltage: bool | None = None
     gpus: list[Json] = field(default_factory=list)
 
 
@@ -65,6 +66,7 @@ class Disturbance:
         quota_seconds: time that a CPU quota of the control group held everything back; None without a quota.
         mhz_before, mhz_after: the fastest core's clock at the two moments.
         throttles: heat events of the most affected CPU.
+        undervoltage: the supply was too weak at either moment (Raspberry Pi).
         gpus: per GPU ``sm_mhz_before``, ``sm_mhz_after``, ``reasons`` (at either moment), and
             ``held_share`` by power and heat, of the window.
         unread: what is not known -> why.
@@ -83,6 +85,7 @@ class Disturbance:
     mhz_before: float | None
     mhz_after: float | None
     throttles: int | None
+    undervoltage: bool | None
     gpus: tuple[Json, ...]
     unread: dict[str, str]
     marks: tuple[str, ...] = ()
@@ -117,6 +120,7 @@ def snapshot(
         pressure={k: system.pressure(read(root / f"proc/pressure/{k}")) for k in ("cpu", "memory")},
         quota_waited=system.quota_waited(root),
         hypervisor=system.hypervisor(root, text),
+        undervoltage=system.undervoltage(root),
         gpus=nvml.state() if nvml else [],
     )
 
@@ -136,6 +140,7 @@ def compare(before: Snapshot, after: Snapshot) -> Disturbance:
         cores=after.cpu.cpus if after.cpu else None,
         **_cpu_shares(before, after, window, unread),
         **_clocks(before, after, unread),
+        undervoltage=_undervoltage(before, after, unread),
         gpus=tuple(_gpu(b, a, window) for b, a in zip(before.gpus, after.gpus, strict=False)),
         unread=unread,
     )
@@ -244,6 +249,8 @@ def _marks(d: Disturbance) -> tuple[str, ...]:
         marks.append(f"processes waited for memory {d.memory_pressure:.0%} of the time")
     if d.throttles:
         marks.append(f"the CPU throttled {d.throttles} time{'s' * (d.throttles > 1)} from heat")
+    if d.undervoltage:
+        marks.append("the power supply was too weak: the board caps its clock then")
     if d.mhz_before and d.mhz_after and d.mhz_after < d.mhz_before * (1 - SLOWER):
         marks.append(f"the CPU's clock fell from {d.mhz_before:.0f} to {d.mhz_after:.0f} MHz")
     return (*marks, *(mark for index, gpu in enumerate(d.gpus) for mark in _gpu_marks(index, gpu)))
@@ -264,6 +271,13 @@ def _wanted(d: Disturbance) -> float:
     """CPUs' worth of time that somebody wanted, from what was got and the share that was stolen."""
     got = (d.own_cores or 0.0) + (d.other_cores or 0.0)
     return got / (1 - d.steal_share) if d.steal_share is not None and d.steal_share < 1 else got
+
+
+def _undervoltage(before: Snapshot, after: Snapshot, unread: dict[str, str]) -> bool | None:
+    seen = [s.undervoltage for s in (before, after) if s.undervoltage is not None]
+    if not seen:
+        unread["undervoltage"] = "only a Raspberry Pi says whether its supply is strong enough"
+    return any(seen) if seen else None
 
 
 def _grown(before: float | None, after: float | None) -> float | None:

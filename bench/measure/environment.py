@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from bench.measure import gpu, system
-from bench.measure.system import ROOT, cpu_quota, cpuinfo, number, read
+from bench.measure.system import ROOT, cpu_quota, cpuinfo, number, read, undervoltage
 from bench.types import Json
 
 __all__ = ["FEATURES", "PACKAGES", "cpu_quota", "cpuinfo", "describe", "hardware"]
@@ -74,7 +74,7 @@ def describe(folder: Path | None = None, root: Path = ROOT) -> Json:
 
     Keys: ``cpu`` (model, arch, cores, physical_cores, smt, features, driver, governor, turbo, mhz,
     core_mhz, max_mhz, cpuset, cgroup_cpus), ``memory`` (total_mb, available_mb, swap_used_mb,
-    cgroup_mb), ``machine`` (model, hypervisor, steal_share_since_boot, power_mode, on_battery),
+    cgroup_mb), ``machine`` (model, hypervisor, steal_share_since_boot, power_mode, on_battery, undervoltage),
     ``temperatures_c`` (zone -> value), ``load`` (1, 5, 15 minutes), ``os``, ``python``, ``packages``
     (name -> version), ``gpus`` (list, see :meth:`bench.measure.gpu.Nvml.describe`) or
     ``gpus_reason``, ``git`` (commit, dirty) of ``folder`` (default: the current one) or None. What
@@ -173,6 +173,7 @@ def _machine(root: Path, text: str) -> Json:
         "steal_share_since_boot": time.stolen_share if time and time.reported(below) else None,
         "power_mode": power_mode(root),
         "on_battery": _on_battery(root),
+        "undervoltage": undervoltage(root),
     }
 
 

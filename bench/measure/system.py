@@ -293,6 +293,18 @@ def temperatures(root: Path = ROOT) -> dict[str, float]:
     return found
 
 
+def undervoltage(root: Path = ROOT) -> bool | None:
+    """Whether a Raspberry Pi's supply is too weak, which caps its clock; None on other boards.
+
+    The firmware's alarm as the kernel polls it every two seconds (Linux, *Kernel driver raspberrypi-hwmon*).
+    """
+    for sensor in _children(root / "sys/class/hwmon"):
+        if read(sensor / "name") == "rpi_volt":
+            alarm = integer(read(sensor / "in0_lcrit_alarm"))
+            return None if alarm is None else alarm != 0
+    return None
+
+
 def _children(folder: Path) -> Iterator[Path]:
     try:
         yield from sorted(folder.iterdir())

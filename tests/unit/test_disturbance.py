@@ -30,6 +30,7 @@ QUIET = Snapshot(
     pressure={"cpu": 3.0, "memory": 1.0},
     quota_waited=None,
     hypervisor=None,
+    undervoltage=False,
 )
 
 
@@ -56,6 +57,7 @@ def test_a_quiet_machine_has_no_marks() -> None:
         (after(busy=3.4), "other processes used 0.7 of 4 cores"),
         (after(waited=1.3), "the worker waited for a CPU for 13% of its time"),
         (after(mhz=(800.0, 2500.0)), "the CPU's clock fell from 3000 to 2500 MHz"),
+        (after(undervoltage=True), "the power supply was too weak: the board caps its clock then"),
         (
             after(throttles={"cpu0 core": 2, "cpu1 core": 5, "cpu0 package": 5}),
             "the CPU throttled 3 times from heat",

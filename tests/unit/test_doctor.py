@@ -103,6 +103,18 @@ CONDITIONS = [
         "power supply",
         "problem",
     ),
+    (
+        {"sys/class/hwmon/hwmon1/name": "rpi_volt", "sys/class/hwmon/hwmon1/in0_lcrit_alarm": "1"},
+        {},
+        "power supply",
+        "problem",
+    ),
+    (
+        {"sys/class/hwmon/hwmon1/name": "rpi_volt", "sys/class/hwmon/hwmon1/in0_lcrit_alarm": "0"},
+        {},
+        None,
+        None,
+    ),
     ({"proc/self/smaps_rollup": ""}, {}, "process memory", "problem"),
     ({}, {"free_gb": 0.5}, "disk", "problem"),
     ({}, {"free_gb": 3.0}, "disk", "warning"),

@@ -79,6 +79,12 @@ def power_mode(look: Look) -> Iterator[Finding]:
             yield Finding("power mode", "ok", mode)
     if about["on_battery"]:
         yield Finding("power supply", "problem", "on battery: clocks are capped and fall", "Plug it in")
+    if about["undervoltage"]:
+        text = "too weak (undervoltage): the board caps its clock"
+        command = "grep . /sys/class/hwmon/hwmon*/in0_lcrit_alarm"
+        yield Finding(
+            "power supply", "problem", text, "Use the board's own supply and cable; then 0:", command
+        )
 
 
 def timer(look: Look) -> Iterator[Finding]:
