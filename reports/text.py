@@ -79,7 +79,7 @@ def plus_minus(quantity: Quantity, scale: float = 1.0, digits: int | None = None
     shown = f"{mark(quantity)}{value:{sign}.{places}f}"
     if half is None:
         return shown
-    arm = math.ceil(half * scale * 10**places - 1e-9) / 10**places
+    arm = max(1, math.ceil(half * scale * 10**places - 1e-9)) / 10**places  # never ±0
     return f"{shown}±{arm:.{places}f}"
 
 

@@ -620,3 +620,9 @@ def test_the_terminal_path_imports_no_heavy_package(run: FakeRun, tmp_path: Path
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_an_interval_of_no_width_is_not_shown_as_certainty() -> None:
+    """The steps of the timer can make both ends of a microsecond's interval the same."""
+    exact = Quantity(0.00219, "ms", 0.00219, 0.00219, 1000, "measured")
+    assert text.plus_minus(exact) == "0.00219±0.00001" and text.percent_arm(exact) == "0.00219±1%"
