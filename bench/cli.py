@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from bench import cli_info, cli_measure, cli_steps, errors
+from bench import cli_explain, cli_info, cli_measure, cli_steps, cli_tune, errors
 from bench.errors import EdgefitError
 from bench.terminal import RUNS, console, open_run, print_json, say
 
@@ -273,7 +273,9 @@ def choose(
     return errors.EXIT_DONE
 
 
-for _command in (*cli_steps.COMMANDS, *cli_measure.COMMANDS, *cli_info.COMMANDS):
+for _command in (
+    *cli_steps.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS, *cli_info.COMMANDS,
+):  # fmt: skip
     cli.add_command(_command)
 
 

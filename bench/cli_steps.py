@@ -1,4 +1,4 @@
-"""The commands that do one step alone: train, distill, prune, quantize, export, measure."""
+"""The commands that do one step alone: train, distill, prune, qat, quantize, export."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _do_step(
     from bench import single
     from bench.progress import Progress
 
-    given = next((path for path in models.values() if path is not None), None)
+    given = models.get("parent") or next(iter(models.get("teachers", ())), None)
     size = image_size or (model_size(given) if given else None)
     split = "test" if test else "validation"
     with Progress(console(), quiet=as_json) as progress:
@@ -102,11 +102,21 @@ def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
 
 
 @click.command()
-@click.option("--teacher", required=True, type=click.Path(path_type=Path), help="The teacher's .safetensors.")
+@click.option(
+    "--teacher", "teachers", required=True, multiple=True, type=click.Path(path_type=Path),
+    help="The teacher's .safetensors; several times for an ensemble.",
+)  # fmt: skip
 @click.option("--model", default="", help="A fresh student.")
 @click.option("--student", type=click.Path(path_type=Path), help="Or a student to go on from (.safetensors).")
+@click.option(
+    "--loss",
+    default="kd",
+    show_default=True,
+    help="kd, kd-std, dkd, dist, at, hint, or a sum: 'dkd + 0.5*at'.",
+)
 @click.option("--temperature", default=4.0, show_default=True)
 @click.option("--alpha", default=0.7, show_default=True, help="Weight of the teacher against the labels.")
+@click.option("--alone", is_flag=True, help="Then train the same student without a teacher, to compare.")
 @_data_option
 @_size_option
 @_output_option
@@ -115,45 +125,100 @@ def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
 @_test_option
 @_json_option
 def distill(
-    teacher: Path,
+    teachers: tuple[Path, ...],
     model: str,
     student: Path | None,
+    loss: str,
     temperature: float,
     alpha: float,
+    alone: bool,
     sets: tuple[str, ...],
     **rest: Any,
 ) -> int:
     """Train a student with a teacher's outputs as targets."""
-    from bench.types import DistillStep
+    from bench.types import DistillStep, TrainStep
     from distill.train import check_distill
 
     if bool(model) == bool(student):
         raise errors.UsageError("Give either --model (a fresh student) or --student (a file to go on from)")
-    step = DistillStep(str(teacher), model, temperature=temperature, alpha=alpha, training=_training(sets))
+    training = _training(sets)
+    step = DistillStep(tuple(map(str, teachers)), model, loss, temperature, alpha, training)
     check_distill(step)
-    return _do_step(step, teacher=teacher, parent=student, **rest)
+    code = _do_step(step, teachers=teachers, parent=student, **rest)
+    if not alone:
+        say("  What the same student reaches without a teacher is not known: add --alone")
+        return code
+    output: Path = rest.pop("output")
+    twin = output.with_name(f"{output.stem}-alone{output.suffix}")
+    return _do_step(TrainStep(model, training=training), output=twin, parent=student, **rest)
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--macs", default=0.5, show_default=True, help="Share of multiply-accumulates to keep.")
+@click.option(
+    "--macs", default=0.0, help="Share of the multiply-accumulates to keep; 0.5 where no target is given."
+)
+@click.option("--params", default=0.0, help="Or of the parameters.")
+@click.option("--size", default=0.0, help="Or of the fp32 file.")
+@click.option("--latency", default=0.0, help="Or of the latency, measured on --runtime.")
+@click.option("--runtime", default="onnxruntime", show_default=True)
+@click.option("--blocks", is_flag=True, help="Whole residual blocks may go too.")
 @click.option("--importance", default="l1", show_default=True)
 @click.option("--scope", default="global", show_default=True)
 @click.option("--round-to", default=8, show_default=True, help="Channels stay a multiple of this.")
+@click.option("--steps", default=1, show_default=True, help="Prune in so many stages.")
+@click.option("--step-epochs", default=0, show_default=True, help="Epochs of training between two stages.")
+@click.option(
+    "--sparse-epochs", default=0, show_default=True, help="Epochs with a group-sparse penalty first."
+)
+@click.option("--sparsity", default="", help="Zeros in place of fewer channels: 2:4 or unstructured.")
+@click.option("--amount", default=0.5, show_default=True, help="Share of zeros (unstructured).")
 @_data_option
 @_size_option
 @_output_option
 @_seed_option
+@_set_option
 @_test_option
 @_json_option
-def prune(model: Path, macs: float, importance: str, scope: str, round_to: int, **rest: Any) -> int:
+def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     """Remove channels of a model; recover its accuracy afterwards with `bench distill --student`."""
+    import dataclasses
+
     from bench.types import PruneStep
     from compress.prune import check_prune
 
-    step = PruneStep(macs, importance, scope, round_to)
+    names = {f.name for f in dataclasses.fields(PruneStep)} & set(given)
+    step = PruneStep(**{name: given.pop(name) for name in names}, training=_training(sets))
     check_prune(step)
-    return _do_step(step, parent=model, **rest)
+    return _do_step(step, parent=model, **given)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--teacher", "teachers", multiple=True, type=click.Path(path_type=Path), help="Default: the model itself."
+)
+@click.option(
+    "--scheme", default="u8s8", show_default=True, help="u8s8 (also LiteRT), u8s8-7bit or s8s8 (TensorRT)."
+)
+@click.option("--images", default=256, show_default=True, help="Calibration images for the first ranges.")
+@_data_option
+@_size_option
+@_output_option
+@_seed_option
+@_set_option
+@_test_option
+@_json_option
+def qat(
+    model: Path, teachers: tuple[Path, ...], scheme: str, images: int, sets: tuple[str, ...], **rest: Any
+) -> int:
+    """Train with int8 arithmetic simulated; then `bench export` writes the int8 file."""
+    from bench.types import QatStep
+    from compress.qat import check_qat
+
+    step = QatStep(tuple(map(str, teachers)), scheme, images=images, training=_training(sets))
+    check_qat(step)
+    return _do_step(step, parent=model, teachers=teachers, **rest)
 
 
 def _export_file(
@@ -168,14 +233,16 @@ def _export_file(
     as_json: bool,
 ) -> int:
     from bench import single
+    from bench.progress import Progress
 
     fmt, _ = single.FORMATS.get(output.suffix, ("", ""))
     if not fmt:
         raise errors.UsageError(f"--output must end in {', '.join(single.FORMATS)}, not {output.name!r}")
     size = image_size or model_size(model)
-    result = single.export_model(
-        model, fmt, precision, scheme, step, _data_options(data, size), output, seed=seed
-    )
+    with Progress(console(), quiet=as_json) as progress:
+        result = single.export_model(
+            model, fmt, precision, scheme, step, _data_options(data, size), output, seed=seed, notify=progress
+        )
     if as_json:
         print_json(result)
     else:
@@ -198,12 +265,32 @@ def model_size(model: Path) -> int:
     return int(models.read_spec(model).preprocess.height)
 
 
+def trained_in_int8(model: Path) -> bool:
+    """Whether a model file was trained with int8 simulated: it is exported as int8."""
+    from distill import models
+
+    return model.is_file() and bool(models.read_spec(model).quantization)
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--precision", type=click.Choice(["int8", "fp16", "bf16"]), default="int8", show_default=True)
 @click.option("--scheme", default="", help="u8s8, u8s8-7bit, s8s8 or litert; default: this machine's.")
-@click.option("--ranges", default="minmax", show_default=True)
+@click.option("--dynamic", is_flag=True, help="Ranges of activations found at run time.")
+@click.option("--ranges", default="minmax", show_default=True, help="minmax, percentile, entropy or mse.")
 @click.option("--images", default=256, show_default=True, help="Calibration images.")
+@click.option("--per-tensor", is_flag=True, help="One scale for all output channels of a layer.")
+@click.option("--equalize", is_flag=True, help="Cross-layer equalisation first.")
+@click.option("--correct-bias", is_flag=True, help="Empirical bias correction.")
+@click.option(
+    "--keep-float", "float_layers", multiple=True, metavar="LAYER", help="A layer that stays float."
+)
+@click.option(
+    "--input", "input_type", default="float32", show_default=True, help="float32, or int8 (LiteRT)."
+)
+@click.option(
+    "--max-drop", metavar="POINTS", help="Such as 1%: try dearer methods until the loss is within it."
+)
 @click.option(
     "--output",
     required=True,
@@ -215,17 +302,46 @@ def model_size(model: Path) -> int:
 @_seed_option
 @_json_option
 def quantize(
-    model: Path, precision: str, scheme: str, ranges: str, images: int, output: Path, **rest: Any
+    model: Path,
+    precision: str,
+    scheme: str,
+    dynamic: bool,
+    per_tensor: bool,
+    input_type: str,
+    max_drop: str | None,
+    output: Path,
+    data: str,
+    image_size: int | None,
+    seed: int,
+    as_json: bool,
+    **chosen: Any,
 ) -> int:
     """Write a model in a smaller number format, calibrated on training images."""
     from bench.types import QuantizeStep
     from compress.quantize import check_quantize
 
-    step = QuantizeStep(precision, ranges, images)
+    step = QuantizeStep(
+        precision,
+        activations="dynamic" if dynamic else "static",
+        per_channel=not per_tensor,
+        input=input_type,
+        max_drop=_share(max_drop) if max_drop else None,
+        **chosen,
+    )
     check_quantize(step)
     if precision == "int8" and not scheme:
         scheme = _default_scheme(output)
-    return _export_file(model, output, precision, scheme if precision == "int8" else "", step, **rest)
+    return _export_file(
+        model, output, precision, scheme if precision == "int8" else "", step, data, image_size, seed, as_json
+    )
+
+
+def _share(text: str) -> float:
+    """``1%`` or ``0.01`` as a fraction."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError as err:
+        raise errors.UsageError(f"--max-drop wants a share such as 1%, not {text!r}") from err
 
 
 def _default_scheme(output: Path) -> str:
@@ -267,7 +383,9 @@ def export(
     from bench.types import to_json
 
     if source.is_file() or source.suffix == ".safetensors":
-        return _export_file(source, output, "fp32", "", None, as_json=as_json, **rest)
+        simulated = source.suffix == ".safetensors" and trained_in_int8(source)
+        kind = ("int8", _default_scheme(output)) if simulated else ("fp32", "")
+        return _export_file(source, output, *kind, None, as_json=as_json, **rest)
     if not variant:
         raise errors.UsageError(
             "Say which variant of the run to export", todo="Add --variant NAME; `bench report` lists them"
@@ -281,4 +399,4 @@ def export(
     return errors.EXIT_DONE
 
 
-COMMANDS = (train, distill, prune, quantize, export)
+COMMANDS = (train, distill, prune, qat, quantize, export)

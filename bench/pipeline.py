@@ -8,9 +8,10 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,19 @@ from bench.measure.environment import hardware
 from bench.plan import Plan, PlannedCell, PlannedExport, PlannedVariant
 from bench.preflight import Prepared
 from bench.store import Run, require_space
+from bench.targets import open_target
 from bench.types import (
     Artifact,
     DistillStep,
+    ExportResult,
     Json,
     Notify,
     PruneStep,
+    QatStep,
     QuantizeStep,
     StepContext,
     StepResult,
+    Target,
     TrainStep,
     to_json,
 )
@@ -96,6 +101,7 @@ class _Engine:
         self.plan: Plan = prepared.plan
         self.outcome = Outcome()
         self._dataset: Any = None
+        self._targets: dict[str, Target] = {}
 
     def data(self) -> Any:
         """The data set, decoded on first use."""
@@ -105,6 +111,12 @@ class _Engine:
             self.notify("log", {"text": f"reading {self.prepared.index.spec}"})
             self._dataset = data.load(self.prepared.index)
         return self._dataset
+
+    def target(self, runtime: str) -> Target:
+        """The runtime that a step asks for, to time its candidates on."""
+        if runtime not in self._targets:
+            self._targets[runtime] = open_target(runtime, self.prepared.environment)
+        return self._targets[runtime]
 
     def _finished(self, kind: str, key: str) -> Json | None:
         record = self.run.done(kind, key)
@@ -156,6 +168,7 @@ class _Engine:
             "parent": variant.parent,
             "step": to_json(variant.step),
             "intermediate": variant.intermediate,
+            "alone": variant.alone,
             "status": "ok",
             "reason": "",
             "model": None,
@@ -194,9 +207,10 @@ class _Engine:
             seed=self.plan.seed,
             data=self.data,
             parent=self._model_path(variant.parent),
-            teacher=self._model_path(step.teacher) if isinstance(step, DistillStep) else None,
+            teachers=tuple(self._required_model(t) for t in getattr(step, "teacher", ())),
             workdir=self.run.workdir(planned.key),
             notify=self.notify,
+            target=self.target,
         )
         result = run_handler(step, context)
         sha = self.run.put(result.model)
@@ -217,8 +231,9 @@ class _Engine:
         }
 
     def _model_path(self, name: str) -> Path | None:
-        if not name:
-            return None
+        return self._required_model(name) if name else None
+
+    def _required_model(self, name: str) -> Path:
         record = self._variant_record(name)
         assert record is not None and record["model"]
         return self.run.object_path(record["model"]["sha256"])
@@ -236,6 +251,8 @@ class _Engine:
                 self._begin(label)
                 self._make_export(planned)
             self.notify("item", {"name": label, "done": True})
+        for variant in self.plan.variants:  # a rung that trained served every format
+            self.run.clear_work(f"qat-{variant.key}")
 
     def _make_export(self, planned: PlannedExport) -> None:
         record: Json = {
@@ -248,6 +265,8 @@ class _Engine:
             "artifact": None,
             "parity": None,
             "notes": [],
+            "ladder": [],
+            "graph": {},
         }
         parent = self._variant_record(planned.variant)
         if not parent or parent["status"] != "ok":
@@ -257,19 +276,7 @@ class _Engine:
             return
         start = time.monotonic()
         try:
-            from compress.export import export
-
-            step = self.plan.variant(planned.variant).variant.step
-            result = export(
-                self.run.object_path(parent["model"]["sha256"]),
-                planned.format,
-                planned.precision,
-                planned.scheme,
-                step if isinstance(step, QuantizeStep) else None,
-                self.data(),
-                self.run.workdir(planned.key),
-                float_artifact=self._artifact_path(planned.float_key),
-            )
+            result = self._export(planned, self.run.object_path(parent["model"]["sha256"]))
             sha = self.run.put(result.path)
         except Exception as err:
             self._append(record | failure(err))
@@ -278,9 +285,39 @@ class _Engine:
             "artifact": to_json(replace(result.artifact, sha256=sha)),
             "parity": result.parity,
             "notes": list(result.notes),
+            "ladder": list(result.ladder),
+            "graph": graph_facts(self.run.object_path(sha), planned.format),
         }
         self._append(record | {"seconds": round(time.monotonic() - start, 3)})
         self.run.clear_work(planned.key)
+
+    def _export(self, planned: PlannedExport, model: Path) -> ExportResult:
+        """One artifact; what its quantization ladder needs is lent to it."""
+        from compress.export import export
+
+        variant = self.plan.variant(planned.variant)
+        step = variant.variant.step
+        ladder = isinstance(step, QuantizeStep) and step.max_drop is not None
+        qat: Callable[[], Path] | None = None
+        if ladder and isinstance(step, QuantizeStep) and planned.precision == "int8":
+            from compress.qat import qat_rung
+
+            qat = partial(
+                qat_rung, model, step, self.data(), self.run.workdir(f"qat-{variant.key}"), planned.scheme,
+                self.plan.seed, self.notify,
+            )  # fmt: skip
+        return export(
+            model,
+            planned.format,
+            planned.precision,
+            planned.scheme,
+            step if isinstance(step, QuantizeStep) else None,
+            self.data(),
+            self.run.workdir(planned.key),
+            float_artifact=self._artifact_path(planned.float_key),
+            target=self.target(planned.runtime) if ladder and planned.runtime else None,
+            qat=qat,
+        )
 
     def _artifact_path(self, key: str) -> Path | None:
         record = self.run.done("artifact", key) if key else None
@@ -309,7 +346,18 @@ class _Engine:
         return [c for c in self.plan.cells[index:] if not c.skip and not self._finished("cell", c.key)]
 
 
-def run_handler(step: TrainStep | DistillStep | PruneStep | Any, context: StepContext) -> StepResult:
+def graph_facts(path: Path, fmt: str) -> Json:
+    """What in a file explains its speed (:func:`compress.inspect_.graph_facts`); empty for other formats."""
+    if fmt not in ("onnx", "tflite"):
+        return {}
+    from compress import inspect_
+
+    return inspect_.graph_facts(path, fmt)
+
+
+def run_handler(
+    step: TrainStep | DistillStep | PruneStep | QatStep | Any, context: StepContext
+) -> StepResult:
     """One step by its kind; the heavy packages are imported only when they are used."""
     if isinstance(step, TrainStep):
         from distill.train import run_train
@@ -319,6 +367,10 @@ def run_handler(step: TrainStep | DistillStep | PruneStep | Any, context: StepCo
         from distill.train import run_distill
 
         return run_distill(step, context)
+    if isinstance(step, QatStep):
+        from compress.qat import run_qat
+
+        return run_qat(step, context)
     from compress.prune import run_prune
 
     return run_prune(step, context)

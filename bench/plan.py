@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from bench.errors import UsageError, nearest
 from bench.recipe import Recipe
-from bench.types import Cell, Json, Profile, Protocol, PruneStep, Variant, digest
+from bench.types import Cell, Json, Profile, Protocol, PruneStep, QatStep, Variant, digest
 from hardware_profiles.load import LOCAL
 
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 HARNESS_VERSION = 1
 
 
@@ -46,7 +46,10 @@ class PlannedVariant:
 
 @dataclass(frozen=True)
 class PlannedExport:
-    """One artifact to make: a variant in a format, precision and INT8 scheme."""
+    """One artifact to make: a variant in a format, precision and INT8 scheme.
+
+    ``float_key`` is the export it is made from; ``runtime`` times its candidates here, empty where nothing does.
+    """
 
     key: str
     variant: str
@@ -54,6 +57,7 @@ class PlannedExport:
     precision: str
     scheme: str = ""
     float_key: str = ""
+    runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ def _plan_variants(
     for variant in reversed(recipe.variants):
         if variant.name in needed:
             needed.update(variant.needs)
+            needed.update({variant.alone} - {""} if variant.name in chosen else ())
     keys: dict[str, str] = {}
     planned = []
     for variant in recipe.variants:
@@ -191,15 +196,18 @@ def _add_export(
     scheme: str,
     by_name: dict[str, PlannedVariant],
     exports: dict[str, PlannedExport],
+    runtime: str = "",
 ) -> str:
     """Register an export (and the float parent's, which it is made from); returns its key."""
     precision = planned.variant.precision
     scheme = scheme if precision == "int8" else ""
     float_key = ""
-    if precision != "fp32":
-        float_key = _add_export(by_name[planned.variant.parent], fmt, "", by_name, exports)
+    if precision != "fp32" and not isinstance(planned.variant.step, QatStep):
+        float_key = _add_export(by_name[planned.variant.parent], fmt, "", by_name, exports, runtime)
     key = digest([planned.key, fmt, precision, scheme, EXPORT_VERSION])
-    exports.setdefault(key, PlannedExport(key, planned.variant.name, fmt, precision, scheme, float_key))
+    exports.setdefault(
+        key, PlannedExport(key, planned.variant.name, fmt, precision, scheme, float_key, runtime)
+    )
     return key
 
 
@@ -213,7 +221,9 @@ def _local_cells(
 ) -> list[PlannedCell]:
     precision = planned.variant.precision
     skip = runtime.missing or runtime.refusal(precision)
-    export = "" if skip else _add_export(planned, runtime.format, runtime.int8_scheme, by_name, exports)
+    export = ""
+    if not skip:
+        export = _add_export(planned, runtime.format, runtime.int8_scheme, by_name, exports, runtime.name)
     cells = []
     for batch in protocol.batches if not skip else protocol.batches[:1]:
         for threads in protocol.threads if not skip else protocol.threads[:1]:

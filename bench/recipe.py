@@ -24,6 +24,7 @@ from bench.types import (
     Json,
     Protocol,
     PruneStep,
+    QatStep,
     QuantizeStep,
     Step,
     Training,
@@ -38,9 +39,12 @@ STEPS: dict[str, type[Any]] = {
     "distill": DistillStep,
     "prune": PruneStep,
     "quantize": QuantizeStep,
+    "qat": QatStep,
 }
 _TOP = ("schema", "description", "reference", "runtimes", "data", "training", "protocol", "variants")
-_VARIANT = ("step", "parent", "parents", "intermediate")
+ALONE = "-alone"
+"""Ends the name of a variant that is trained as a distilled one, without its teacher."""
+_VARIANT = ("step", "parent", "parents", "intermediate", "alone")
 
 
 @dataclass(frozen=True)
@@ -221,9 +225,11 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return value
     if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        if isinstance(value, str) and inner is str:
+            value = (value,)  # one name needs no brackets
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where} must be a list", repr(value))
-        inner = typing.get_args(hint)[0]
         return tuple(_typed(v, inner, where) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -256,15 +262,40 @@ def _variants(table: Json, where: str) -> list[Variant]:
                     f"{place}: {name!r} cannot be a variant's name", todo="Use letters, digits, -, _ and ."
                 )
             step = _step(entry, table.get("training", {}), place)
-            found[name] = Variant(name, step, str(parent), _flag(entry.get("intermediate", False), place))
+            if "alone" in entry and not isinstance(step, DistillStep):
+                raise ConfigError(f"{place}: only a distill step has `alone`")
+            found[name] = Variant(
+                name, step, str(parent), _flag(entry, "intermediate", False, place),
+                f"{name}{ALONE}" if isinstance(step, DistillStep) and _flag(entry, "alone", True, place) else "",
+            )  # fmt: skip
     for variant in found.values():
         _check_variant(variant, found, f"{where} [variants.{variant.name}]")
-    return list(found.values())
+    return _with_twins(found)
 
 
-def _flag(value: Any, place: str) -> bool:
+def _with_twins(found: dict[str, Variant]) -> list[Variant]:
+    """Give every distilled variant its twin: the same student with the same training and no teacher.
+
+    A variant of the recipe that is just that serves; else one is added, which is trained and not measured.
+    """
+    known = {(v.step, v.parent): v.name for v in found.values() if isinstance(v.step, TrainStep)}
+    variants = []
+    for variant in found.values():
+        step = variant.step
+        if variant.alone and isinstance(step, DistillStep):
+            twin = TrainStep(model=step.model, training=step.training)
+            name = known.setdefault((twin, variant.parent), variant.alone)
+            if name == variant.alone and name not in found:
+                variants.append(Variant(name, twin, variant.parent, intermediate=True))
+            variant = dataclasses.replace(variant, alone=name)
+        variants.append(variant)
+    return variants
+
+
+def _flag(entry: Json, key: str, default: bool, place: str) -> bool:
+    value = entry.get(key, default)
     if not isinstance(value, bool):
-        raise ConfigError(f"{place}: intermediate must be true or false", repr(value))
+        raise ConfigError(f"{place}: {key} must be true or false", repr(value))
     return value
 
 
@@ -281,6 +312,8 @@ def _step(entry: Json, training_defaults: Any, place: str) -> Step:
     _known_keys(options, tuple(sorted(own | trains)), place)
     training = build(Training, training_defaults | {k: v for k, v in options.items() if k in trains}, place)
     step = build(cls, {k: v for k, v in options.items() if k in own}, place)
+    if isinstance(step, PruneStep) and not step.trains:
+        return step  # its result, and so its key, does not depend on how others train
     return typing.cast(Step, dataclasses.replace(step, training=training))
 
 
@@ -288,33 +321,40 @@ def _check_variant(variant: Variant, known: dict[str, Variant], place: str) -> N
     for name in variant.needs:
         if name not in known:
             raise ConfigError(f"{place}: there is no variant {name!r}", todo=nearest(name, known))
+    _check_step(variant, place)
+    if variant.parent and known[variant.parent].precision != "fp32":
+        raise ConfigError(
+            f"{place}: its parent {variant.parent!r} is already {known[variant.parent].precision}"
+        )
+
+
+def _check_step(variant: Variant, place: str) -> None:
     step = variant.step
     if isinstance(step, (TrainStep, DistillStep)):
         from distill.train import check_distill, check_training
 
-        check_training(step.training, bool(getattr(step, "weights", "") or variant.parent))
+        if bool(step.model) == bool(variant.parent):
+            raise ConfigError(
+                f"{place}: a {step.kind} step takes either a model (fresh) or a parent (goes on from it)"
+            )
         if isinstance(step, DistillStep):
             check_distill(step)
-            if bool(step.model) == bool(variant.parent):
-                raise ConfigError(
-                    f"{place}: a distill step takes either a model (fresh) or a parent (goes on from it)"
-                )
-        elif variant.parent:
-            raise ConfigError(f"{place}: a train step has no parent; give `weights` to start from a file")
+        else:
+            check_training(step.training, bool(step.weights or variant.parent))
     elif not variant.parent:
         raise ConfigError(f"{place}: a {step.kind} step needs a parent")
     elif isinstance(step, PruneStep):
         from compress.prune import check_prune
 
         check_prune(dataclasses.replace(step, round_to=step.round_to or 1))  # 0: the profile's
+    elif isinstance(step, QatStep):
+        from compress.qat import check_qat
+
+        check_qat(step)
     else:
         from compress.quantize import check_quantize
 
         check_quantize(step)
-    if variant.parent and known[variant.parent].precision != "fp32":
-        raise ConfigError(
-            f"{place}: its parent {variant.parent!r} is already {known[variant.parent].precision}"
-        )
 
 
 def _ordered(variants: dict[str, Variant], where: str) -> tuple[Variant, ...]:

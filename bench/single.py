@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bench.types import (
     QuantizeStep,
     Step,
     StepContext,
+    Target,
     to_json,
 )
 
@@ -42,7 +44,7 @@ def run_step(
     notify: Notify,
     split: str = "validation",
     parent: Path | None = None,
-    teacher: Path | None = None,
+    teachers: tuple[Path, ...] = (),
 ) -> Json:
     """Run one Train, Distill or Prune step and write its model to ``output`` (``.safetensors``).
 
@@ -60,7 +62,7 @@ def run_step(
     from distill import data as datasets
 
     index = datasets.index(data, seed)
-    for path in (parent, teacher):
+    for path in (parent, *teachers):
         if path is not None:
             _check_fits(path, index)
     _check_output(output)
@@ -74,7 +76,7 @@ def run_step(
             loaded.append(datasets.load(index))
         return loaded[0]
 
-    result = run_handler(step, StepContext(output.stem, seed, load, parent, teacher, work, notify))
+    result = run_handler(step, StepContext(output.stem, seed, load, parent, teachers, work, notify, _target))
     _move(result.model, output)
     judged = _judge(output, load(), split)
     shutil.rmtree(work, ignore_errors=True)
@@ -89,6 +91,13 @@ def run_step(
         "notes": list(result.notes),
         "classification": judged,
     }
+
+
+def _target(runtime: str) -> Target:
+    from bench.measure import environment
+    from bench.targets import open_target
+
+    return open_target(runtime, environment.describe())
 
 
 def _check_output(output: Path) -> None:
@@ -151,6 +160,7 @@ def export_model(
     output: Path,
     *,
     seed: int,
+    notify: Notify = lambda *_: None,
 ) -> Json:
     """Export (and quantize) one model file; writes ``output`` and ``output.json`` beside it."""
     from compress.export import export
@@ -160,8 +170,15 @@ def export_model(
     _check_fits(model, index)
     _check_output(output)
     dataset = datasets.load(index)
+    lent: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
-        result = export(model, fmt, precision, scheme, step, dataset, Path(work))
+        if step is not None and step.max_drop is not None:
+            from compress.qat import qat_rung
+
+            runtime = next(r for f, r in FORMATS.values() if f == fmt)
+            rung = partial(qat_rung, model, step, dataset, Path(work) / "qat", scheme, seed, notify)
+            lent = {"target": _target(runtime), "qat": rung}
+        result = export(model, fmt, precision, scheme, step, dataset, Path(work), **lent)
         _move(result.path, output)
     write_sidecar(output, result.artifact)
     return {
@@ -169,6 +186,7 @@ def export_model(
         "file": str(output),
         "parity": result.parity,
         "notes": list(result.notes),
+        "ladder": list(result.ladder),
     }
 
 

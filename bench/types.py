@@ -89,12 +89,17 @@ class Quantity:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output. ``None`` in ``shape`` is a free dimension; ``layout`` is NCHW, NHWC or NC."""
+    """One input or output. ``None`` in ``shape`` is a free dimension; ``layout`` is NCHW, NHWC or NC.
+
+    An integer ``dtype`` says what its figures mean: ``value = scale * (integer - zero_point)``.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str = "float32"
     layout: str = "NCHW"
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 @dataclass(frozen=True)
@@ -192,9 +197,9 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainStep:
-    """Train ``model`` from scratch or from ``weights`` (transfer learning)."""
+    """Train ``model`` from scratch or from ``weights`` (transfer learning); without a model, go on from the parent."""
 
-    model: str
+    model: str = ""
     weights: str = ""
     training: Training = field(default_factory=Training)
     kind: Literal["train"] = "train"
@@ -203,67 +208,135 @@ class TrainStep:
 
 @dataclass(frozen=True)
 class DistillStep:
-    """Train ``model`` (or go on from the parent, when empty) with ``teacher``'s outputs as targets."""
+    """Train ``model`` (or go on from the parent, when empty) with the outputs of ``teacher`` as targets.
 
-    teacher: str
+    Several teachers: the mean of their probabilities. ``loss`` is a name or a sum with factors, such as
+    ``dkd + 0.5*at``; ``alpha`` weighs it against the loss on labels.
+    """
+
+    teacher: tuple[str, ...]
     model: str = ""
     loss: str = "kd"
     temperature: float = 4.0
     alpha: float = 0.7
     training: Training = field(default_factory=Training)
     kind: Literal["distill"] = "distill"
-    version: int = 1
+    version: int = 2
 
 
 @dataclass(frozen=True)
 class PruneStep:
-    """Remove channels until at most ``macs`` of the parent's multiply-accumulates are left.
+    """Remove channels (and, with ``blocks``, whole residual blocks) until one target is met.
 
-    ``round_to`` 0 means the profile's: the channel multiple that the target's kernels want.
+    The target is a share of the parent's: ``macs``, ``params``, ``size`` (of the fp32 file for ``runtime``) or ``latency``
+    (measured on ``runtime``); 0 is no target, and macs = 0.5 where none is given. ``round_to`` 0 means the profile's: the
+    channel multiple that the target's kernels want. ``steps`` prunes little by little, with ``step_epochs`` of
+    ``training`` between; ``sparse_epochs`` trains with a group-sparse penalty first. ``sparsity`` is empty (structured),
+    ``2:4`` or ``unstructured`` (then ``amount`` of the weights become zero, and no channel goes).
     """
 
-    macs: float = 0.5
+    macs: float = 0.0
+    params: float = 0.0
+    size: float = 0.0
+    latency: float = 0.0
+    runtime: str = "onnxruntime"
     importance: str = "l1"
     scope: str = "global"
     round_to: int = 0
+    blocks: bool = False
+    steps: int = 1
+    step_epochs: int = 0
+    sparse_epochs: int = 0
+    sparsity: str = ""
+    amount: float = 0.5
+    training: Training = field(default_factory=Training)
     kind: Literal["prune"] = "prune"
-    version: int = 1
+    version: int = 2
+
+    @property
+    def trains(self) -> bool:
+        """Whether ``training`` is used at all."""
+        return bool(self.sparse_epochs or (self.steps > 1 and self.step_epochs))
+
+
+LADDER = ("channel", "equalize", "mse", "float", "qat")
+"""The rungs of :class:`QuantizeStep`, cheapest first."""
 
 
 @dataclass(frozen=True)
 class QuantizeStep:
-    """Store (and, where the runtime has kernels, compute) in ``precision``: int8, fp16 or bf16."""
+    """Store (and, where the runtime has kernels, compute) in ``precision``: int8, fp16 or bf16.
+
+    The rest is of int8. ``activations`` static (calibrated) or dynamic; ``ranges`` minmax, percentile, entropy or mse;
+    ``equalize`` cross-layer equalisation, ``correct_bias`` empirical bias correction; ``float_layers`` names that stay float;
+    ``input`` float32 or int8 (LiteRT). With ``max_drop`` (a share of the validation images, 0.01 is one point) the rungs of
+    ``ladder`` are tried in turn for each file until the loss against the float parent is within it; the last one trains
+    ``qat_epochs``.
+    """
 
     precision: str = "int8"
+    activations: str = "static"
     ranges: str = "minmax"
     images: int = 256
+    per_channel: bool = True
+    equalize: bool = False
+    correct_bias: bool = False
+    float_layers: tuple[str, ...] = ()
+    input: str = "float32"
+    max_drop: float | None = None
+    ladder: tuple[str, ...] = LADDER
+    qat_epochs: int = 3
     kind: Literal["quantize"] = "quantize"
+    version: int = 2
+
+
+@dataclass(frozen=True)
+class QatStep:
+    """Train the parent with int8 arithmetic simulated, its own float outputs (or ``teacher``'s) as targets.
+
+    ``scheme`` is that of the files it is made for: u8s8 (also LiteRT's), u8s8-7bit or s8s8. ``ranges`` and ``images`` find the
+    first ranges, which are then learned. The ranges go into the files as they were trained: nothing is calibrated again.
+    """
+
+    teacher: tuple[str, ...] = ()
+    scheme: str = "u8s8"
+    ranges: str = "mse"
+    images: int = 256
+    loss: str = "kd"
+    temperature: float = 4.0
+    alpha: float = 0.7
+    training: Training = field(default_factory=Training)
+    kind: Literal["qat"] = "qat"
     version: int = 1
 
 
-Step = TrainStep | DistillStep | PruneStep | QuantizeStep
+Step = TrainStep | DistillStep | PruneStep | QuantizeStep | QatStep
 
 
 @dataclass(frozen=True)
 class Variant:
     """A named node of the recipe's graph. ``parent`` is another variant's name, or empty for a root.
 
-    ``intermediate`` variants are made but not measured (a pruned net before its recovery).
+    ``intermediate`` variants are made but not measured (a pruned net before its recovery). ``alone`` names the variant
+    that is trained as this one but without a teacher.
     """
 
     name: str
     step: Step
     parent: str = ""
     intermediate: bool = False
+    alone: str = ""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the variants that must exist first."""
-        teacher = self.step.teacher if isinstance(self.step, DistillStep) else ""
-        return tuple(dict.fromkeys(n for n in (self.parent, teacher) if n))
+        teachers = self.step.teacher if isinstance(self.step, (DistillStep, QatStep)) else ()
+        return tuple(dict.fromkeys(n for n in (self.parent, *teachers) if n))
 
     @property
     def precision(self) -> str:
+        if isinstance(self.step, QatStep):
+            return "int8"
         return self.step.precision if isinstance(self.step, QuantizeStep) else "fp32"
 
 
@@ -334,21 +407,51 @@ Notify = Callable[[str, Json], None]
 
 
 @dataclass(frozen=True)
+class ExportResult:
+    """An artifact just written to ``path``; ``parity`` says how it agrees with its parent on real images.
+
+    ``ladder`` has the rungs that were tried: rung, drop (with its interval), seconds, layers that went back to float.
+    """
+
+    path: Path
+    artifact: Artifact
+    parity: Json
+    notes: tuple[str, ...] = ()
+    ladder: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime on this machine that a step may time on.
+
+    ``format`` and ``scheme`` are what it takes of a float and of an int8 export. ``ratio(base, head)`` is the latency of ``head``
+    over that of ``base``, both in fresh processes timed by turns: 0.5 is twice as fast, with an interval over ``n`` pairs.
+    """
+
+    runtime: str
+    format: str
+    scheme: str
+    ratio: Callable[[ExportResult, ExportResult], Quantity]
+
+
+@dataclass(frozen=True)
 class StepContext:
     """What the engine hands to a step that makes a model.
 
     ``data()`` loads the data set (``distill.data.Dataset``) on first use. ``parent`` and
-    ``teacher`` are model files (``.safetensors``). ``workdir`` survives a crash and is the
-    place for checkpoints; the engine deletes it when the step is done.
+    ``teachers`` are model files (``.safetensors``). ``workdir`` survives a crash and is the
+    place for checkpoints; the engine deletes it when the step is done. ``target(runtime)`` lends a runtime to time
+    on; it raises MissingError where that is not here.
     """
 
     variant: str
     seed: int
     data: Callable[[], Any]
     parent: Path | None
-    teacher: Path | None
+    teachers: tuple[Path, ...]
     workdir: Path
     notify: Notify
+    target: Callable[[str], Target] | None = None
 
 
 @dataclass(frozen=True)
@@ -363,14 +466,4 @@ class StepResult:
     params: int
     history: tuple[Json, ...] = ()
     best_epoch: int | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """An artifact just written to ``path``; ``parity`` says how it agrees with its parent on real images."""
-
-    path: Path
-    artifact: Artifact
-    parity: Json
     notes: tuple[str, ...] = ()

@@ -1,31 +1,27 @@
 """Turn a model file into an artifact a runtime can load: torch.export program, ONNX, TFLite or ExecuTorch program.
 
 Every artifact takes float32 images, already normalised, and answers float32 logits; reduced precision
-is inside. ``pt2``, ``onnx`` and ``pte`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C.
+is inside (``input = "int8"`` of a quantize step makes TFLite files that take int8). ``pt2``, ``onnx`` and ``pte`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.errors import ConfigError, EdgefitError, StepError, missing_extra, nearest
-from bench.types import Artifact, ExportResult, QuantizeStep, TensorSpec
-from compress import parity, quantize
+from bench.errors import ConfigError, EdgefitError, StepError, nearest
+from bench.types import Artifact, ExportResult, Json, Notify, QuantizeStep, Target, TensorSpec
+from compress import float_files, ladder, litert_int8, onnx_int8, parity, quantize
 from compress.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T")
-
-OPSET = 18
-"""Fixed: the newest opset that ONNX Runtime 1.14+ and TensorRT 8.6+ (JetPack 5 and 6) both read."""
-
-ONNX_LIMIT = 2**31 - 2**20
-"""Bytes: protobuf messages end at 2 GiB, and the graph needs some room beside the weights."""
 
 SCHEMES: dict[str, dict[str, tuple[str, ...]]] = {
     "pt2": {"fp32": ("",), "fp16": ("",), "bf16": ("",)},
@@ -70,10 +66,6 @@ def check_export(fmt: str, precision: str, scheme: str, step: QuantizeStep | Non
         )
     if step is not None:
         quantize.check_quantize(step)
-        if fmt == "tflite" and precision == "int8" and step.ranges != "minmax":
-            raise StepError(
-                f"LiteRT's quantizer does not find ranges by {step.ranges}", todo="Use ranges = minmax for it"
-            )
 
 
 def export(
@@ -85,19 +77,26 @@ def export(
     data: Any,
     workdir: Path,
     float_artifact: Path | None = None,
+    *,
+    target: Target | None = None,
+    qat: Callable[[], Path] | None = None,
+    notify: Notify = lambda *_: None,
 ) -> ExportResult:
     """Write one artifact of a model and check it against the model on real images.
 
     Args:
-        model: a ``.safetensors`` model file.
+        model: a ``.safetensors`` model file. One that was trained in simulated int8 brings its own int8 ranges.
         fmt: ``pt2``, ``onnx``, ``tflite``, ``pte`` or ``safetensors`` (the model file itself).
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         scheme: for int8 ``u8s8``, ``u8s8-7bit``, ``s8s8`` (onnx) or ``litert`` (tflite); else empty.
-        step: options of int8 (calibration images, ranges); None takes the defaults.
+        step: options of int8; None takes the defaults. With ``max_drop`` the rungs of its ladder are tried.
         data: the data set (``distill.data.Dataset``): calibration and validation images.
         workdir: where to write; made if absent.
         float_artifact: the fp32 file of the same model and format, if there is one already. It saves the
             conversion, most of the time, for ``onnx`` and ``tflite`` in reduced precision.
+        target: a runtime to time on: layers go back to float only while the int8 file gains on it.
+        qat: makes the model file of the ladder's last rung; without it that rung is skipped.
+        notify: progress.
 
     Raises:
         ConfigError, StepError: see :func:`check_export`; StepError also when a converter fails.
@@ -112,31 +111,142 @@ def export(
     module.eval()
     positions, images = parity.validation_images(data)
     workdir.mkdir(parents=True, exist_ok=True)
-    target = workdir / ("-".join(filter(None, ("model", precision, scheme))) + f".{fmt}")
-    if fmt == "safetensors":
-        notes = _copied(model, target)
-    else:
-        write = {"pt2": _pt2, "pte": _pte}.get(fmt, _converted)
-        notes = write(module, images, target, precision, scheme, step, data, float_artifact)
+    path = workdir / ("-".join(filter(None, ("model", precision, scheme))) + f".{fmt}")
+    job = _Job(model, module, spec, fmt, precision, scheme, step, data, images, path, float_artifact)
+    notes, trail = _write(job, target, qat, notify)
 
     reference = parity.run_module(module, images)
     about = f"The {precision}{f' ({scheme})' if scheme else ''} {fmt} artifact"
-    found, more = _logits(target, fmt, scheme, images, reference, about)
+    found, more = _logits(path, fmt, scheme, images, reference, about)
     agreement = parity.check_parity(reference, found, positions, precision, about)
-    inputs, outputs = _tensor_specs(fmt, spec.preprocess, reference.shape[1])
-    artifact = Artifact(
-        format=fmt,
-        sha256=hashlib.sha256(target.read_bytes()).hexdigest(),
-        size_bytes=target.stat().st_size,
-        filename=target.name,
-        precision=precision,
-        scheme=scheme,
-        inputs=inputs,
-        outputs=outputs,
-        preprocess=spec.preprocess,
-        labels=spec.labels,
+    if spec.quantization and precision == "int8":
+        from compress import qat_export
+
+        agreement["training"] = qat_export.shipped_parity(path, fmt, spec, data, scheme)
+    return ExportResult(path, job.artifact(path), agreement, (*notes, *more), trail)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One artifact to make, at ``path``."""
+
+    model: Path
+    module: nn.Module
+    spec: Any
+    fmt: str
+    precision: str
+    scheme: str
+    step: QuantizeStep
+    data: Any
+    images: Any
+    path: Path
+    float_artifact: Path | None
+
+    def artifact(self, path: Path, precision: str = "", scheme: str = "") -> Artifact:
+        """What a file of this model is, and how to feed it."""
+        inputs, outputs = _tensor_specs(path, self.fmt, self.spec.preprocess, self.spec.classes)
+        return Artifact(
+            format=self.fmt,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            size_bytes=path.stat().st_size,
+            filename=path.name,
+            precision=precision or self.precision,
+            scheme=scheme or self.scheme,
+            inputs=inputs,
+            outputs=outputs,
+            preprocess=self.spec.preprocess,
+            labels=self.spec.labels,
+        )
+
+    def write_float(self, module: nn.Module, path: Path) -> None:
+        """Write a model with this one's inputs as an fp32 file."""
+        _convert(f"Exporting to {self.fmt}", lambda: float_files.write(module, self.images, path))
+
+    def float_file(self) -> Path:
+        """The fp32 file that reduced precisions are made from."""
+        if self.float_artifact is not None:
+            return self.float_artifact
+        path = self.path.with_name(f"model-fp32.{self.fmt}")
+        self.write_float(self.module, path)
+        return path
+
+
+def _write(
+    job: _Job, target: Target | None, qat: Callable[[], Path] | None, notify: Notify
+) -> tuple[tuple[str, ...], tuple[Json, ...]]:
+    """Write the artifact; returns notes and the rungs that were tried."""
+    if job.fmt == "safetensors":
+        job.path.write_bytes(job.model.read_bytes())  # what PyTorch loads: nothing to convert
+        return (), ()
+    if job.fmt == "pt2":
+        return _pt2(job), ()
+    if job.fmt == "pte":
+        from compress import executorch_
+
+        _convert("Exporting to pte", lambda: executorch_.write(job.module, job.images, job.path))
+        return (f"a free batch of at most {executorch_.LARGEST_BATCH} images; XNNPACK kernels",), ()
+    if job.precision == "fp32":
+        job.write_float(job.module, job.path)
+        return (), ()
+    if job.precision == "fp16":
+        halve = {"onnx": onnx_int8.to_fp16, "tflite": litert_int8.to_fp16}[job.fmt]
+        source = job.float_file()
+        return _convert(f"Converting {job.fmt} to fp16", lambda: halve(source, job.path)), ()
+    if job.spec.quantization:
+        return _trained(job, job.module, job.spec, job.path, job.float_artifact), ()
+    return _int8(job, target, qat, notify)
+
+
+def _int8(
+    job: _Job, target: Target | None, qat: Callable[[], Path] | None, notify: Notify
+) -> tuple[tuple[str, ...], tuple[Json, ...]]:
+    """Post-training int8, by the step's own options or up its ladder."""
+    calibration = quantize.calibration(job.step, job.data)
+    plain = quantize.FloatFile(job.float_file(), job.fmt, job.scheme, calibration)
+
+    def improved(step: QuantizeStep, path: Path) -> tuple[quantize.FloatFile, tuple[str, ...]]:
+        module, notes = quantize.improve(job.module, step, job.fmt, job.scheme, calibration)
+        job.write_float(module, path)
+        return quantize.FloatFile(path, job.fmt, job.scheme, calibration), notes
+
+    def trained(path: Path) -> tuple[str, ...]:
+        from compress import qat_export
+        from distill import models
+
+        if qat is None:
+            raise StepError("There is nothing to train with")
+        module, spec = models.load(qat())
+        notes = _trained(job, module, spec, path, None)
+        qat_export.shipped_parity(path, job.fmt, spec, job.data, job.scheme)
+        return notes
+
+    def described(path: Path, precision: str) -> ExportResult:
+        scheme = job.scheme if precision == "int8" else ""
+        return ExportResult(path, job.artifact(path, precision, scheme), {})
+
+    what = f"Quantizing {job.fmt} ({job.scheme})"
+    if job.step.max_drop is not None:
+        makers = ladder.Makers(plain, improved, described, trained if qat else None, partial(_convert, what))
+        return ladder.Ladder(job.step, job.data, makers, target, notify).climb(job.path)
+    if not (job.step.equalize or job.step.correct_bias):
+        return _convert(what, lambda: plain.write_int8(job.path, job.step)), ()
+    source, notes = _convert(
+        what, lambda: improved(job.step, job.path.with_name(f"model-equalized.{job.fmt}"))
     )
-    return ExportResult(path=target, artifact=artifact, parity=agreement, notes=(*notes, *more))
+    return (*_convert(what, lambda: source.write_int8(job.path, job.step)), *notes), ()
+
+
+def _trained(
+    job: _Job, module: nn.Module, spec: Any, path: Path, float_artifact: Path | None
+) -> tuple[str, ...]:
+    """Int8 with the ranges that a model was trained with."""
+    from compress import qat_export
+
+    images = quantize.calibration(job.step, job.data).sample(qat_export.FALLBACK)
+    return _convert(
+        f"Writing the trained int8 model as {job.fmt}",
+        lambda: qat_export.convert(module.eval(), spec, images, path, job.scheme, float_artifact),
+    )
 
 
 def _convert(what: str, work: Callable[[], T]) -> T:
@@ -183,139 +293,30 @@ def _logits(
     return found, ()
 
 
-def _tensor_specs(fmt: str, pre: Any, classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _tensor_specs(
+    path: Path, fmt: str, pre: Any, classes: int
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     if fmt == "tflite":
-        image = TensorSpec("args_0", (1, pre.height, pre.width, pre.channels), layout="NHWC")
+        grid = litert_int8.input_grid(path)
+        image = TensorSpec("args_0", (1, pre.height, pre.width, pre.channels), grid[0], "NHWC", *grid[1:])
         return (image,), (TensorSpec("output_0", (1, classes), layout="NC"),)
     image = TensorSpec("input", (None, pre.channels, pre.height, pre.width), layout="NCHW")
     return (image,), (TensorSpec("logits", (None, classes), layout="NC"),)
 
 
-def _program(module: nn.Module, images: Any) -> Any:
-    """A torch.export program with a free batch dimension and no stack traces of this machine."""
-    import torch
-
-    # Two images, not one: torch.export would make a batch of 1 a constant.
-    example = images[:2] if len(images) > 1 else torch.cat([images, images])
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    return program
-
-
-def _pt2(module: nn.Module, images: Any, target: Path, precision: str, *_: Any) -> tuple[str, ...]:
+def _pt2(job: _Job) -> tuple[str, ...]:
     import copy
 
     import torch
 
-    program_of: nn.Module = module
+    module: nn.Module = job.module
     notes: tuple[str, ...] = ()
-    if precision != "fp32":
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        program_of = _cast(copy.deepcopy(module), dtype)
-        notes = (f"{precision} inside, float32 input and output",)
+    if job.precision != "fp32":
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[job.precision]
+        module = float_files.cast(copy.deepcopy(module), dtype)
+        notes = (f"{job.precision} inside, float32 input and output",)
     _convert(
-        f"Exporting to pt2 in {precision}",
-        lambda: torch.export.save(_program(program_of, images), target),
+        f"Exporting to pt2 in {job.precision}",
+        lambda: torch.export.save(float_files.program(module, job.images), job.path),
     )
     return notes
-
-
-def _pte(module: nn.Module, images: Any, target: Path, *_: Any) -> tuple[str, ...]:
-    from compress import executorch_
-
-    _convert("Exporting to pte", lambda: executorch_.write(module, images, target))
-    return (f"a free batch of at most {executorch_.LARGEST_BATCH} images; XNNPACK kernels",)
-
-
-def _copied(model: Path, target: Path) -> tuple[str, ...]:
-    """The model file is what PyTorch loads: nothing to convert."""
-    target.write_bytes(model.read_bytes())
-    return ()
-
-
-def _cast(module: nn.Module, dtype: Any) -> nn.Module:
-    """``module`` in ``dtype``, with float32 input and output."""
-    from torch import Tensor, nn
-
-    class Cast(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module.to(dtype)
-
-        def forward(self, image: Tensor) -> Tensor:
-            logits: Tensor = self.module(image.to(dtype))
-            return logits.float()
-
-    return Cast().eval()
-
-
-def _converted(
-    module: nn.Module,
-    images: Any,
-    target: Path,
-    precision: str,
-    scheme: str,
-    step: QuantizeStep,
-    data: Any,
-    float_artifact: Path | None,
-) -> tuple[str, ...]:
-    """ONNX or TFLite: make (or take) the float file, then reduce its precision."""
-    fmt = target.suffix[1:]
-    parent = float_artifact
-    if precision == "fp32" or parent is None:
-        parent = target.with_name(f"model-fp32.{fmt}")
-        write = {"onnx": _write_onnx, "tflite": _write_tflite}[fmt]
-        written = parent
-        _convert(f"Exporting to {fmt}", lambda: write(module, images, written))
-    source = parent
-    if precision == "fp32":
-        return ()
-    if precision == "fp16":
-        halve = {"onnx": quantize.onnx_to_fp16, "tflite": quantize.tflite_to_fp16}[fmt]
-        return _convert(f"Converting {fmt} to fp16", lambda: halve(source, target))
-    calibration = quantize.calibration_images(step, data)
-    if fmt == "tflite":
-        return _convert("Quantizing tflite", lambda: quantize.tflite_to_int8(source, target, calibration))
-    return _convert(
-        f"Quantizing onnx ({scheme})",
-        lambda: quantize.onnx_to_int8(source, target, scheme, step.ranges, calibration),
-    )
-
-
-def _write_onnx(module: nn.Module, images: Any, target: Path) -> None:
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
-    if weights >= ONNX_LIMIT:
-        raise StepError(
-            "The model is too large for one ONNX file",
-            found=f"{weights / 2**30:.2f} GiB of weights; a file holds 2 GiB",
-            todo="Export it as pt2",
-        )
-    import torch
-
-    made = torch.onnx.export(
-        _program(module, images),
-        dynamo=True,
-        opset_version=OPSET,
-        external_data=False,
-        input_names=["input"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    if made is None:
-        raise StepError("The ONNX exporter answered no program")
-    model = made.model_proto
-    # The program's own symbol for the free dimension depends on what was exported before.
-    for value in (model.graph.input[0], model.graph.output[0]):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    quantize.save_onnx(model, target)
-
-
-def _write_tflite(module: nn.Module, images: Any, target: Path) -> None:
-    try:
-        import litert_torch
-    except ImportError as error:
-        raise missing_extra("litert-torch", "litert", "converting to TFLite") from error
-    wrapped = litert_torch.to_channel_last_io(module, args=[0]).eval()
-    example = images[:1].permute(0, 2, 3, 1).contiguous()
-    litert_torch.convert(wrapped, (example,)).export(str(target))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +56,21 @@ def run_module(module: Any, images: Any) -> Logits:
 
 
 def run_file(path: Path, fmt: str, images: Any, emulate: bool = False) -> Logits:
-    """Float32 logits (N, classes) of an exported file on the CPU runtime of its format, one thread.
+    """Float32 logits (N, classes) of an exported file for images (N x C x H x W): see :func:`runner`."""
+    return runner(path, fmt, emulate)(images)
+
+
+def runner(path: Path, fmt: str, emulate: bool = False) -> Callable[[Any], Logits]:
+    """Open an exported file on the CPU runtime of its format, one thread.
 
     Args:
         path: the exported file.
         fmt: ``pt2``, ``onnx``, ``tflite``, ``pte`` or ``safetensors``.
-        images: float32 tensor N x C x H x W, normalised.
         emulate: run ONNX quantize/dequantize pairs one by one in float, with no integer kernels.
             This is what a device without this CPU's integer saturation computes.
+
+    Returns:
+        A function from images (float32 tensor N x C x H x W, normalised) to float32 logits (N, classes).
 
     Raises:
         MissingError: when the runtime of the format is not installed.
@@ -69,21 +78,28 @@ def run_file(path: Path, fmt: str, images: Any, emulate: bool = False) -> Logits
     if fmt == "pt2":
         import torch
 
-        return run_module(torch.export.load(path).module(), images)
+        return partial(run_module, torch.export.load(path).module())
     if fmt == "pte":
         from compress import executorch_
 
-        return executorch_.run(path, images)
+        return partial(executorch_.run, path)
     if fmt == "safetensors":
         from distill import models
 
-        return run_module(models.load(path)[0].eval(), images)
-    if fmt == "onnx":
-        return _run_onnx(path, images.numpy(), emulate)
-    return _run_tflite(path, images.permute(0, 2, 3, 1).contiguous().numpy())
+        return partial(run_module, models.load(path)[0].eval())
+    return _onnx_runner(path, emulate) if fmt == "onnx" else _tflite_runner(path)
 
 
-def _run_onnx(path: Path, images: NDArray[np.float32], emulate: bool) -> Logits:
+def predictions(path: Path, fmt: str, data: Any, emulate: bool = False) -> NDArray[np.int64]:
+    """The class that a file predicts for each image of the whole validation split, read batch by batch."""
+    import numpy as np
+
+    run, images = runner(path, fmt, emulate), data.images["validation"]
+    parts = [run(data.normalise(images[i : i + 64])).argmax(1) for i in range(0, len(images), 64)]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _onnx_runner(path: Path, emulate: bool) -> Callable[[Any], Logits]:
     import numpy as np
     import onnxruntime
 
@@ -94,11 +110,16 @@ def _run_onnx(path: Path, images: NDArray[np.float32], emulate: bool) -> Logits:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    parts = [images[i : i + 16] for i in range(0, len(images), 16)]
-    return np.concatenate([session.run(None, {name: part})[0] for part in parts])
+
+    def run(images: Any) -> Logits:
+        values = images.numpy()
+        parts = [values[i : i + 16] for i in range(0, len(values), 16)]
+        return np.concatenate([session.run(None, {name: part})[0] for part in parts])
+
+    return run
 
 
-def _run_tflite(path: Path, images: NDArray[np.float32]) -> Logits:
+def _tflite_runner(path: Path) -> Callable[[Any], Logits]:
     import numpy as np
 
     try:
@@ -108,12 +129,21 @@ def _run_tflite(path: Path, images: NDArray[np.float32]) -> Logits:
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    rows = []
-    for image in images:
-        interpreter.set_tensor(source["index"], image[None])
-        interpreter.invoke()
-        rows.append(interpreter.get_tensor(target["index"])[0].copy())
-    return np.stack(rows)
+    scale, zero = source["quantization"]
+    kind = np.dtype(source["dtype"])
+
+    def run(images: Any) -> Logits:
+        rows = []
+        for image in images.permute(0, 2, 3, 1).contiguous().numpy():
+            if kind.kind in "iu":
+                ends = np.iinfo(kind)
+                image = np.clip(np.round(image / scale) + zero, ends.min, ends.max)
+            interpreter.set_tensor(source["index"], image[None].astype(kind, copy=False))
+            interpreter.invoke()
+            rows.append(interpreter.get_tensor(target["index"])[0].copy())
+        return np.stack(rows)
+
+    return run
 
 
 def check_parity(

@@ -1,22 +1,29 @@
-"""Structured pruning to a budget of multiply-accumulates (MACs): remove whole channels, then save the smaller net."""
+"""The pruning step: fewer channels and blocks, or zeros among the weights, until a target is met."""
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, StepError, nearest
-from bench.types import PruneStep, StepContext, StepResult
-from compress import channels
+from bench.types import Json, PruneStep, StepContext, StepResult
+from compress import importance
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import nn
 
-IMPORTANCE = ("l1", "l2", "bn", "random")
-SCOPES = ("global", "local")
+    from compress.budget import Candidate, Job
+
+TARGETS = ("macs", "params", "size", "latency")
+SCOPES = ("global", "local", "isomorphic")
+SPARSITIES = ("", "2:4", "unstructured")
 ROUND_TO = 8
 """Channel multiple where neither the step nor a profile names one."""
 
@@ -25,98 +32,218 @@ def check_prune(step: PruneStep) -> None:
     """Refuse impossible options, without importing torch.
 
     Raises:
-        ConfigError: a value out of range or an unknown name.
+        ConfigError: a value out of range, an unknown name, or options that exclude each other.
     """
-    if not 0.0 < step.macs < 1.0:
+    given = [name for name in TARGETS if getattr(step, name) != 0]
+    for name in given:
+        if not 0.0 < getattr(step, name) < 1.0:
+            raise ConfigError(
+                f"{name} must be a fraction of the parent's between 0 and 1",
+                f"{name} = {getattr(step, name)}",
+                "Try 0.5",
+            )
+    if len(given) > 1:
         raise ConfigError(
-            "macs must be a fraction of the parent's between 0 and 1",
-            found=f"macs = {step.macs}",
-            todo="Try 0.5",
+            "Pruning takes one target",
+            " and ".join(f"{name} = {getattr(step, name)}" for name in given),
+            "Leave out all but one",
         )
-    if step.importance not in IMPORTANCE:
+    for name, known in (
+        ("importance", importance.NAMES),
+        ("scope", SCOPES),
+        ("sparsity", SPARSITIES),
+    ):
+        value = getattr(step, name)
+        if value not in known:
+            raise ConfigError(f"Unknown {name} {value!r}", todo=nearest(value, filter(None, known)))
+    for name, least in (("round_to", 0), ("steps", 1), ("step_epochs", 0), ("sparse_epochs", 0)):
+        value = getattr(step, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} must be a whole number of at least {least}", f"{name} = {value}")
+    if step.step_epochs and step.steps == 1:
         raise ConfigError(
-            f"Unknown importance {step.importance!r}", todo=nearest(step.importance, IMPORTANCE)
+            "step_epochs trains between the stages of a pruning, and there is one", "steps = 1", "Raise steps"
         )
-    if step.scope not in SCOPES:
-        raise ConfigError(f"Unknown scope {step.scope!r}", todo=nearest(step.scope, SCOPES))
-    if isinstance(step.round_to, bool) or not isinstance(step.round_to, int) or step.round_to < 0:
+    if step.sparsity:
+        _check_sparsity(step, given)
+    if step.trains:
+        from distill.train import check_training
+
+        check_training(replace(step.training, epochs=1, freeze_epochs=0))
+
+
+def _check_sparsity(step: PruneStep, given: list[str]) -> None:
+    if not 0.0 < step.amount < 1.0:
         raise ConfigError(
-            "round_to must be a whole number, 0 for the profile's", found=f"round_to = {step.round_to}"
+            "amount must be a fraction of the weights between 0 and 1", f"amount = {step.amount}"
+        )
+    default = {field.name: field.default for field in fields(PruneStep)}
+    unused = [*given, *(n for n in ("blocks", "sparse_epochs") if getattr(step, n) != default[n])]
+    if step.importance not in ("l1", "l2"):
+        unused.append("importance")
+    if step.sparsity == "2:4":
+        unused += [n for n in ("amount", "steps") if getattr(step, n) != default[n]]
+    if unused:
+        raise ConfigError(
+            f"sparsity = {step.sparsity!r} makes weights zero and does not use {', '.join(unused)}",
+            todo="Leave them out; channels and zeros take two steps, one after the other",
         )
 
 
 def run_prune(step: PruneStep, ctx: StepContext) -> StepResult:
-    """Remove channels of the parent until at most ``step.macs`` of its MACs are left.
+    """Make the parent smaller until the step's target is met, and write it to ``ctx.workdir``.
 
-    The batch-norm statistics are measured anew on calibration images, the weights are not trained:
-    recover them with a distillation step.
+    The batch-norm statistics are measured anew on calibration images; after the last stage the weights are
+    not trained: recover them with a distillation step. A latency that cannot be met leaves the closest
+    candidate and says so.
 
     Raises:
         ConfigError: see :func:`check_prune`.
-        StepError: when the target cannot be reached (with the closest that can), or the model cannot be pruned.
+        MissingError: when the runtime to time on is not here.
+        StepError: when the target cannot be reached (with the closest that can), or the model not be pruned.
     """
-    import torch
-
-    from distill import models
-
     check_prune(step)
-    step = replace(step, round_to=step.round_to or ROUND_TO)
     if ctx.parent is None:
         raise ConfigError("Pruning needs a parent", todo="Name the variant to prune in the recipe")
-    module, spec = models.load(ctx.parent)
-    data = ctx.data()
-    pre = spec.preprocess
-    before = models.count(module, pre)
-    dense_accuracy = _accuracy(module, data)
+    with _said() as said:
+        job = _job(replace(step, round_to=step.round_to or ROUND_TO), ctx)
+        if step.sparsity:
+            from compress import sparsity
+
+            module, rows, notes = sparsity.make_sparse(job)
+            spec = replace(job.spec, sparsity=step.sparsity)
+        else:
+            found, rows, notes = _shrink(job)
+            module, spec = found.module, _smaller_spec(job, found)
+    return _finish(job, module, spec, rows, (*notes, *said))
+
+
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """Collects what Torch-Pruning warns of."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        yield said
+    said += dict.fromkeys(str(w.message) for w in caught if "torch_pruning" in w.filename)
+
+
+def _job(step: PruneStep, ctx: StepContext) -> Job:
+    """Load the parent, count it, and find out what of it cannot get narrower."""
+    import torch
+
+    from compress import channels
+    from compress.budget import Job
+    from compress.judge import Judge
+    from distill import models
+
+    module, spec = models.load(ctx.parent)  # type: ignore[arg-type]
+    data, pre = ctx.data(), spec.preprocess
+    macs, params = models.count(module, pre)
     example = torch.zeros(2, pre.channels, pre.height, pre.width)
+    job = Job(step, ctx, data, spec, module, example, macs, params, Judge(module, data))
+    if step.sparsity:
+        return job
+    groups, whole = channels.find_groups(module, example, step.importance, spec.classes, data)
+    unfit = channels.unfit(module, example, groups, step.round_to)
+    module.requires_grad_(False)
+    return replace(job, whole=(*whole, *unfit))
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as caught:
-        torch.manual_seed(ctx.seed)
-        graph, groups = channels.find_groups(module, example, step, spec.classes)
-        layers = channels.layer_macs(module, example[:1])
-        kept = channels.search(groups, layers, before[0], step)
-        _remove(graph, groups, kept)
-    _check_runs(module, example, spec.classes)
-    _recalibrate(module, data)
 
-    path = ctx.workdir / "pruned.safetensors"
+def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
+    """All stages; returns the last candidate (with every block that went), the history and notes."""
+    from compress import between
+    from compress.budget import Shrinker, to_budget
+    from compress.judge import accuracy
+    from compress.latency import Timer, to_latency
+
+    step, (what, share) = job.step, target(job.step)
+    module, removed = copy.deepcopy(job.dense), tuple[str, ...]()
+    rows: list[Json] = []
+    notes: list[str] = []
+    # Before any training: a runtime that is not here should not be found out after hours.
+    with closing(Timer(job, share)) if what == "latency" else nullcontext() as timer:
+        if step.sparse_epochs:
+            rows += between.train(job, module, step.sparse_epochs, "sparse", between.penalty_of(job, module))
+            seen = accuracy(module, job.data)
+            notes.append(
+                f"group-sparse training of {step.sparse_epochs} epochs: validation accuracy {seen:.4f}"
+            )
+        for stage in range(1, step.steps + 1):
+            last, shrinker = stage == step.steps, Shrinker(job, module)
+            if last and timer is not None:
+                found, table = to_latency(shrinker, timer)
+            else:
+                # On the way to a latency, the same share of MACs: nobody needs to time what nobody ships.
+                aim = job.budget("macs" if timer else what, share ** (stage / step.steps))
+                found, table = to_budget(shrinker, aim)
+            removed, module = (*removed, *found.removed), found.module
+            if not last and step.step_epochs:
+                rows += between.train(job, module, step.step_epochs, f"stage-{stage}")
+                seen = accuracy(module, job.data)
+                notes.append(
+                    f"stage {stage} of {step.steps}: {found.describe(job)}, then trained to {seen:.4f}"
+                )
+    if step.blocks:
+        notes.append(_about_blocks(shrinker.order, removed))
+    notes += [*table, "widths: " + found.widths]
+    if job.whole:
+        notes.append(f"left whole, since the net does not run with them narrower: {', '.join(job.whole)}")
+    return replace(found, removed=removed), rows, tuple(notes)
+
+
+def target(step: PruneStep) -> tuple[str, float]:
+    """(what, share of the parent's): half of the MACs where the step names nothing."""
+    return next(((name, getattr(step, name)) for name in TARGETS if getattr(step, name)), ("macs", 0.5))
+
+
+def _about_blocks(order: list[str], removed: tuple[str, ...]) -> str:
+    if not order and not removed:
+        return "no residual block of this net can be left out: only channels went"
+    return f"blocks left out: {', '.join(removed) or 'none'} (from the least missed: {', '.join(order)})"
+
+
+def _smaller_spec(job: Job, found: Candidate) -> Any:
+    """The parent's description and the blocks that went; missing channels break the pattern of 2:4."""
+    kept_zeros = "unstructured" if job.spec.sparsity else ""
+    return replace(job.spec, removed=(*job.spec.removed, *found.removed), sparsity=kept_zeros)
+
+
+def _finish(job: Job, module: nn.Module, spec: Any, rows: list[Json], notes: tuple[str, ...]) -> StepResult:
+    """Save the result, check that the file gives it back, and put into words what was reached."""
+    from compress.judge import accuracy
+    from distill import models
+
+    path = job.ctx.workdir / "pruned.safetensors"
     models.save(module, spec, path)
-    after = models.count(module, pre)
-    _check_saved(module, path, example)
-    pruned_accuracy = _accuracy(module, data)
-    ctx.notify("pruned", {"macs": after[0], "params": after[1], "val_accuracy": pruned_accuracy})
-    notes = (
-        f"MACs {before[0]:,} -> {after[0]:,} (target {step.macs:.3f}, reached {after[0] / before[0]:.3f})",
-        f"parameters {before[1]:,} -> {after[1]:,}",
-        "widths: " + _describe(module, groups, kept),
-        f"validation accuracy right after pruning {pruned_accuracy:.4f}, before {dense_accuracy:.4f}",
-        *dict.fromkeys(str(w.message) for w in caught if "torch_pruning" in w.filename),
+    macs, params = models.count(module, spec.preprocess)
+    _check_saved(module, path, job.example)
+    before, now = accuracy(job.dense, job.data), accuracy(module, job.data)
+    job.ctx.notify("pruned", {"macs": macs, "params": params, "val_accuracy": now})
+    return StepResult(
+        model=path,
+        macs=macs,
+        params=params,
+        history=tuple(row | {"epoch": i} for i, row in enumerate(rows, 1)),
+        notes=(
+            *_reached(job, macs, params),
+            *notes,
+            f"validation accuracy right after pruning {now:.4f}, before {before:.4f}",
+        ),
     )
-    return StepResult(model=path, macs=after[0], params=after[1], notes=notes)
 
 
-def _remove(graph: Any, groups: Sequence[channels.Group], kept: channels.Kept) -> None:
-    """Remove the lowest-scored units of every group, in place."""
-    import torch
-
-    for group, keep in zip(groups, kept, strict=True):
-        if keep == group.units:
-            continue
-        units = torch.argsort(group.scores, stable=True)[: group.units - keep]
-        gone = torch.cat([units + s * group.units for s in range(group.sets)]).sort().values.tolist()
-        graph.get_pruning_group(group.root, group.remove, gone).prune()
-
-
-def _check_runs(module: nn.Module, example: torch.Tensor, classes: int) -> None:
-    import torch
-
-    with channels.blame(module, "The pruned model does not run"), torch.no_grad():
-        shape = tuple(module.eval()(example).shape)
-    if shape != (len(example), classes):
-        raise StepError("The pruned model answers another shape", f"{shape}, not {(len(example), classes)}")
+def _reached(job: Job, macs: int, params: int) -> tuple[str, ...]:
+    what, share = target(job.step)
+    aim = {what: f"target {share:.3f}, "} if not job.step.sparsity else {}
+    counted = " (of a file's size: 4 bytes a parameter, the graph comes on top)" if what == "size" else ""
+    parameters = aim.get("params", "") or aim.get("size", "")
+    return (
+        f"MACs {job.macs:,} -> {macs:,} ({aim.get('macs', '')}reached {macs / job.macs:.3f})",
+        f"parameters {job.params:,} -> {params:,} ({parameters}reached {params / job.params:.3f}){counted}",
+    )
 
 
-def _check_saved(module: nn.Module, path: Any, example: torch.Tensor) -> None:
+def _check_saved(module: nn.Module, path: Path, example: torch.Tensor) -> None:
     """A file that does not give the same model back is found here, not by the steps that build on it."""
     import torch
 
@@ -124,53 +251,8 @@ def _check_saved(module: nn.Module, path: Any, example: torch.Tensor) -> None:
 
     again = models.load(path)[0]
     with torch.no_grad():
-        if not torch.allclose(again(example + 0.5), module(example + 0.5), atol=1e-5):
+        if not torch.allclose(again(example + 0.5), module.eval()(example + 0.5), atol=1e-5):
             raise StepError(
                 "The pruned model changes when it is saved and loaded",
                 todo="Its architecture keeps widths outside its layers and cannot be pruned",
             )
-
-
-def _recalibrate(module: nn.Module, data: Any, images: int = 256) -> None:
-    """Measure the batch-norm statistics of the pruned widths on calibration images (cumulative average)."""
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    batches = [part for part in torch.split(data.calibration(images), 64) if len(part) > 1]
-    if not norms or not batches:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()  # only these: dropout stays off
-    with torch.no_grad():
-        for part in batches:
-            module(part)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    module.eval()
-
-
-def _accuracy(module: nn.Module, data: Any, limit: int = 2000) -> float:
-    """Share of right answers on at most ``limit`` validation images, spread over the split."""
-    import torch
-
-    count = len(data.images["validation"])
-    rows = torch.linspace(0, count - 1, min(limit, count)).round().long()
-    right = 0
-    with torch.inference_mode():
-        for part in torch.split(rows, 128):
-            logits = module.eval()(data.normalise(data.images["validation"][part]))
-            right += int((logits.argmax(1) == data.labels["validation"][part]).sum())
-    return right / max(1, len(rows))
-
-
-def _describe(module: nn.Module, groups: Sequence[channels.Group], kept: channels.Kept) -> str:
-    names = {layer: name for name, layer in module.named_modules()}
-    return ", ".join(
-        f"{names[group.root]} {group.units * group.sets}"
-        + (f" -> {keep * group.sets}" if keep < group.units else "")
-        for group, keep in zip(groups, kept, strict=True)
-    )

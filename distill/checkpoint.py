@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     import torch
 
 KEYS = frozenset(
-    {"identity", "model", "average", "optimizer", "scaler", "history", "notes", "lr_scale", "best"}
-)
+    {
+        "identity", "model", "average", "optimizer", "scaler", "history", "notes", "lr_scale", "best",
+        "adapters", "nothing_learned",
+    }
+)  # fmt: skip
 
 
 def write(path: Path, state: Json) -> None:

@@ -18,6 +18,9 @@ from bench.errors import ModelError, StepError
 from bench.types import Json, Notify, Training
 from distill import augment, checkpoint, losses, models
 from distill.devices import autocast, memory_format, resolve_precision
+from distill.evaluate import accuracies, answers, evaluate, hopeless
+from distill.optim import learning_rate, optimizer
+from distill.teachers import Distillation
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 REPORT_SECONDS = 0.5
-EVAL_PIXELS = 2**22
-"""Values per evaluation batch: 1,365 images of 3x32x32."""
+NOTHING_LEARNED = 3
+"""Epochs in a row in which a net may have learned nothing, once a quarter of its training is over."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,12 @@ class _Diverged(Exception):
     """The loss of an epoch is not finite."""
 
 
-def learning_rate(step: int, steps_per_epoch: int, options: Training) -> float:
-    """The rate of a step: linear warm-up (half of the training at most), then cosine to 0 in ``restarts`` equal cycles, or constant.
-
-    Cosine with warm restarts: Loshchilov and Hutter, SGDR, 2017.
-    """
-    warm = round(min(options.warmup_epochs, options.epochs / 2) * steps_per_epoch)
-    if step < warm:
-        return options.lr * (step + 1) / warm
-    if options.schedule == "constant":
-        return options.lr
-    share = (step - warm) / max(1, options.epochs * steps_per_epoch - warm)
-    return options.lr * 0.5 * (1 + math.cos(math.pi * (share * options.restarts % 1.0)))
-
-
 class Trainer:
     """One training of ``model`` (already on its device, channels last) on ``data``.
 
-    ``objective(model, pixels, target)`` is the loss of a batch; ``identity`` names the configuration, so that
-    a checkpoint of another one is never taken for ours.
+    ``objective(model, pixels, target)`` is the loss of a batch: a function, or what
+    :func:`distill.train.kd_objective` makes. ``identity`` names the configuration, so that a checkpoint of
+    another one is never taken for ours.
     """
 
     def __init__(
@@ -85,7 +75,9 @@ class Trainer:
         epochs = max(options.epochs, math.ceil(options.min_steps / self.steps)) if options.epochs else 0
         self.options = options = replace(options, epochs=epochs)
         self.classes = len(data.index.classes)
-        self.optimizer = _optimizer(model, options)
+        self.distillation = objective if isinstance(objective, Distillation) else None
+        self.adapters = self._adapters()
+        self.optimizer = optimizer(model, self.adapters, options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.average = copy.deepcopy(model).requires_grad_(False) if options.ema else None
         self.averaged = (_floats(self.average), _floats(model)) if self.average else None
@@ -99,6 +91,8 @@ class Trainer:
         self.history: list[Json] = []
         self.notes: list[str] = []
         self.lr_scale = 1.0
+        self.nothing_learned = 0
+        self._taught = ""
         self._reported = 0.0
         self._started, self._done = time.monotonic(), 0
 
@@ -115,12 +109,23 @@ class Trainer:
                 self._save()
             if not self.options.epochs:
                 self._import()
+            elif self.distillation is not None:
+                path = self.path.with_name("teacher.safetensors")
+                self._taught = self.distillation.remember(self.data, self.options, path)
             self._started, self._done = time.monotonic(), 0
             while len(self.history) < self.options.epochs and not self._out_of_patience():
                 self._one_epoch()
         self.model.load_state_dict(self.best["state"])
         self.model.eval()
-        return Outcome(tuple(self.history), self.best["epoch"], tuple(self.notes))
+        notes = (self._taught, *self.notes) if self._taught else tuple(self.notes)
+        return Outcome(tuple(self.history), self.best["epoch"], notes)
+
+    def _adapters(self) -> nn.Module | None:
+        """What a loss on features trains along with the model, and the result will not have."""
+        if self.distillation is None:
+            return None
+        example = self.data.normalise(self.data.images["train"][:2].to(self.device))
+        return self.distillation.attach(self.model, example, self.seed)
 
     def _one_epoch(self) -> None:
         import torch
@@ -135,29 +140,62 @@ class Trainer:
                 "Halve it",
             ) from error
         except _Diverged as error:
-            if self.lr_scale < 1.0:
-                raise StepError(
-                    f"The training of {self.variant} diverged again at half the learning rate",
-                    f"a loss that is not finite in epoch {number + 1}",
-                    f"Lower training.lr ({self.options.lr:g}), or set training.clip_norm = 1.0",
-                ) from error
-            self._restore()
-            self.lr_scale = 0.5
-            self.notes.append(f"the loss was not finite in epoch {number + 1}: went back and halved the rate")
-            self.notify("warning", {"variant": self.variant, "text": self.notes[-1]})
+            self._diverged(number, error)
             return
         shown = self.average or self.model
-        loss, accuracy, balanced = evaluate(shown, self.data, "validation", self.dtype)
+        loss, found = answers(shown, self.data, "validation", self.dtype)
+        labels = self.data.labels["validation"]
+        accuracy, balanced = accuracies(found, labels)
         self.history.append(
             {**row, "val_loss": loss, "val_accuracy": accuracy, "val_balanced_accuracy": balanced}
         )
-        # Who weighs the classes wants them all: plain accuracy would keep an epoch that only knows the largest.
+        # Who weighs the classes wants them all: accuracy would keep an epoch that only knows the largest.
         score = accuracy if self.options.imbalance == "none" else balanced
         if (score, -loss) > (self.best["score"], -self.best["loss"]) or self.best["epoch"] is None:
             state = {k: v.detach().clone() for k, v in shown.state_dict().items()}
             self.best = {"epoch": number + 1, "score": score, "loss": loss, "state": state}
+        why = hopeless(loss, found, labels, self.classes)
+        self.nothing_learned = self.nothing_learned + 1 if why else 0
         self._save()
+        self._tell_epoch()
         self._report(number, self.steps, row["train_loss"], row["images_per_second"], force=True)
+        self._stop_if_hopeless(why)
+
+    def _diverged(self, number: int, error: _Diverged) -> None:
+        """Back to the last good epoch with half the rate; the second time is the end."""
+        if self.lr_scale < 1.0:
+            best = self.best["epoch"]
+            where = (
+                f"; the weights of epoch {best}, the best one, are in {self.path} under 'best'"
+                if best
+                else ""
+            )
+            raise StepError(
+                f"The training of {self.variant} diverged again at half the learning rate",
+                f"a loss that is not finite in epoch {number + 1}{where}",
+                f"Lower training.lr ({self.options.lr:g}), or set training.clip_norm = 1.0",
+            ) from error
+        self._restore()
+        self.lr_scale = 0.5
+        self.notes.append(f"the loss was not finite in epoch {number + 1}: went back and halved the rate")
+        self.notify("warning", {"variant": self.variant, "text": self.notes[-1]})
+
+    def _stop_if_hopeless(self, why: str) -> None:
+        """Give up on a net that has learned nothing, once a quarter of its epochs is over.
+
+        Raises:
+            StepError: saying what it answers.
+        """
+        done, epochs = len(self.history), self.options.epochs
+        trained = done - self.options.freeze_epochs
+        early = trained < max(NOTHING_LEARNED, math.ceil(epochs / 4))
+        if early or done == epochs or self.nothing_learned < NOTHING_LEARNED:
+            return
+        raise StepError(
+            f"The training of {self.variant} was stopped: it has learned nothing",
+            f"{why}, after {done} of {epochs} epochs",
+            f"Change training.lr ({self.options.lr:g}), or look at the labels",
+        )
 
     def _import(self) -> None:
         """No training was asked for: the model is the result, as it is."""
@@ -190,9 +228,10 @@ class Trainer:
             rate = self.lr_scale * learning_rate(number * self.steps + step, self.steps, self.options)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            pixels, target = self._batch(order[step * self.batch : (step + 1) * self.batch], generator)
+            rows = order[step * self.batch : (step + 1) * self.batch]
+            pixels, target = self._batch(rows, generator)
             with autocast(self.device, self.dtype):
-                loss = self.objective(self.model, pixels, target)
+                loss = self._loss(pixels, target, rows, number + step / self.steps)
             self._update(loss, number * self.steps + step)
             total += loss.detach()
             self._done += 1
@@ -215,6 +254,11 @@ class Trainer:
             "images_per_second": self.steps * self.batch / max(seconds, 1e-9),
         }
 
+    def _loss(self, pixels: Tensor, target: Tensor, rows: Tensor, epochs: float) -> Tensor:
+        if self.distillation is None:
+            return self.objective(self.model, pixels, target)
+        return self.distillation(self.model, pixels, target, rows, epochs / self.options.epochs)
+
     def _update(self, loss: Tensor, step: int) -> None:
         import torch
 
@@ -232,7 +276,7 @@ class Trainer:
                 torch._foreach_lerp_(*self.averaged, 1 - decay)
 
     def _batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pixels (float32, normalised, augmented, in the model's layout) and targets of some rows of train."""
+        """Pixels (float32, normalised, augmented, in the model's layout) and targets of rows of train."""
         from torch.nn import functional
 
         images = self.images[rows.to(self.images.device)].to(self.device, non_blocking=True)
@@ -274,6 +318,12 @@ class Trainer:
             return images
         return images.to(self.device)
 
+    def _tell_epoch(self) -> None:
+        """Whoever listens may stop the training by raising: this epoch's checkpoint is already written."""
+        row = self.history[-1]
+        details = {"variant": self.variant, "epoch": row["epoch"], "epochs": self.options.epochs}
+        self.notify("epoch", details | {k: row[k] for k in ("val_accuracy", "val_loss")})
+
     def _report(self, number: int, step: int, loss: float, rate: float, force: bool = False) -> None:
         """Tell how far we are; a loss that is not finite is noticed here, half a second after it happened."""
         if not math.isfinite(loss):
@@ -307,6 +357,8 @@ class Trainer:
             "notes": self.notes,
             "lr_scale": self.lr_scale,
             "best": self.best,
+            "adapters": self.adapters.state_dict() if self.adapters is not None else {},
+            "nothing_learned": self.nothing_learned,
         }
         checkpoint.write(self.path, state)
 
@@ -323,59 +375,19 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.adapters is not None:
+            self.adapters.load_state_dict(state["adapters"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history, self.notes = state["history"], state["notes"]
         self.lr_scale, self.best = state["lr_scale"], state["best"]
+        self.nothing_learned = state["nothing_learned"]
         return True
-
-
-def evaluate(
-    model: nn.Module, data: Dataset, split: str, dtype: torch.dtype | None
-) -> tuple[float, float, float]:
-    """(mean cross-entropy, accuracy, balanced accuracy) on a split, in big batches; leaves the model in eval mode.
-
-    Balanced accuracy is the mean recall of the classes that occur in the split.
-    """
-    import torch
-    from torch.nn import functional
-
-    where = next(model.parameters()).device
-    images, labels = data.images[split], data.labels[split]
-    size = max(16, min(1024, EVAL_PIXELS // images[0].numel()))
-    loss, answers = torch.zeros((), device=where), []
-    model.eval()
-    with torch.inference_mode(), autocast(where, dtype):
-        for start in range(0, len(labels), size):
-            target = labels[start : start + size].to(where)
-            logits = model(data.normalise(images[start : start + size].to(where))).float()
-            loss += functional.cross_entropy(logits, target, reduction="sum")
-            answers.append(logits.argmax(1).cpu())
-    right = torch.cat(answers) == labels
-    recalls = [right[labels == label].float().mean() for label in labels.unique()]
-    return float(loss) / len(labels), float(right.float().mean()), float(torch.stack(recalls).mean())
 
 
 def _floats(module: nn.Module) -> list[Tensor]:
     """What an average follows: weights and BatchNorm statistics, the tensors themselves, in a fixed order."""
     return [t.detach() for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-
-
-def _optimizer(model: nn.Module, options: Training) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; norms and biases (one dimension) do not decay."""
-    import torch
-
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    fused = (
-        not options.freeze_epochs
-    )  # fused SGD cannot take up parameters that were frozen at its first step
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, fused=fused)
-    nesterov = options.momentum > 0
-    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, fused=fused)
 
 
 def _mixed(seed: int, epoch: int) -> int:

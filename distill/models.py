@@ -12,20 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import MissingError, ModelError, nearest
-from bench.types import Preprocess, to_json
+from bench.types import Json, Preprocess, to_json
 from distill import nets, weights
+from distill.widths import Widths, apply_widths, layer_widths, remove_modules
 
 if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA = 1
 PRETRAINED = "pretrained"
-Widths = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model file says of itself; ``widths``: [in, out, groups] of layers unlike ``arch``'s."""
+    """What a model file says of itself.
+
+    ``widths``: those unlike ``arch``'s (:data:`distill.widths.Widths`); ``removed``: modules of ``arch`` that
+    are gone (their input is their output); ``quantization``: what training with simulated int8 found, for the
+    exporters; ``sparsity``: ``2:4`` or ``unstructured`` when weights are zero on purpose, which training
+    keeps so.
+    """
 
     arch: str
     classes: int
@@ -33,6 +39,9 @@ class ModelSpec:
     labels: tuple[str, ...]
     preprocess: Preprocess
     widths: Widths = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+    quantization: Json = field(default_factory=dict)
+    sparsity: str = ""
 
 
 def build(arch: str, classes: int, channels: int, weights: str = "") -> nn.Module:
@@ -210,27 +219,6 @@ def _factory(name: str, classes: int, channels: int) -> nn.Module:
     return module
 
 
-def layer_widths(module: nn.Module) -> Widths:
-    """[in, out, groups] of every layer whose width pruning can change."""
-    from torch import nn
-    from torch.nn.modules.batchnorm import _BatchNorm
-    from torch.nn.modules.conv import _ConvNd
-
-    found: Widths = {}
-    for name, layer in module.named_modules():
-        if isinstance(layer, _ConvNd):
-            found[name] = [layer.in_channels, layer.out_channels, layer.groups]
-        elif isinstance(layer, nn.Linear):
-            found[name] = [layer.in_features, layer.out_features, 1]
-        elif isinstance(layer, _BatchNorm):
-            found[name] = [layer.num_features, layer.num_features, 1]
-        elif isinstance(layer, nn.GroupNorm):
-            found[name] = [layer.num_channels, layer.num_channels, layer.num_groups]
-        elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
-            found[name] = [layer.normalized_shape[0], layer.normalized_shape[0], 1]
-    return found
-
-
 def changed_widths(module: nn.Module, arch: str, classes: int, channels: int) -> Widths:
     """The widths of ``module``'s layers that differ from those of a fresh ``arch``."""
     original = layer_widths(_fresh(arch, classes, channels))
@@ -243,46 +231,6 @@ def _fresh(arch: str, classes: int, channels: int) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         return build(arch, classes, channels)
-
-
-def apply_widths(module: nn.Module, widths: Widths) -> None:
-    """Give layers other widths, in place; their tensors are fresh and wait for a state dict.
-
-    Raises:
-        ModelError: for a layer that ``module`` does not have.
-    """
-    for name, (inputs, outputs, groups) in widths.items():
-        try:
-            layer: Any = module.get_submodule(name)
-        except AttributeError as error:
-            raise ModelError(f"The model has no layer {name}, which its file resizes") from error
-        if hasattr(layer, "in_channels"):
-            layer.in_channels, layer.out_channels, layer.groups = inputs, outputs, groups
-            sides = (inputs, outputs // groups) if layer.transposed else (outputs, inputs // groups)
-            _resize(layer, "weight", (*sides, *layer.kernel_size))
-        elif hasattr(layer, "in_features"):
-            layer.in_features, layer.out_features = inputs, outputs
-            _resize(layer, "weight", (outputs, inputs))
-        else:
-            for attribute in ("num_features", "num_channels"):
-                if hasattr(layer, attribute):
-                    setattr(layer, attribute, outputs)
-            if hasattr(layer, "num_groups"):
-                layer.num_groups = groups
-            if hasattr(layer, "normalized_shape"):
-                layer.normalized_shape = (outputs,)
-            for tensor in ("weight", "running_mean", "running_var"):
-                _resize(layer, tensor, (outputs,))
-        _resize(layer, "bias", (outputs,))
-
-
-def _resize(layer: Any, name: str, shape: tuple[int, ...]) -> None:
-    from torch import nn
-
-    old = getattr(layer, name, None)
-    if old is not None:
-        new = old.detach().new_zeros(shape)
-        setattr(layer, name, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
 
 
 def save(module: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -323,7 +271,8 @@ def read_spec(path: Path) -> ModelSpec:
         data = json.loads(metadata["edgefit"])
         return ModelSpec(
             data["arch"], data["classes"], data["channels"], tuple(data["labels"]),
-            Preprocess.from_json(data["preprocess"]), data["widths"],
+            Preprocess.from_json(data["preprocess"]), data["widths"], tuple(data.get("removed", ())),
+            data.get("quantization", {}), data.get("sparsity", ""),
         )  # fmt: skip
     except FileNotFoundError as error:
         raise ModelError(f"The model {path} does not exist") from error
@@ -339,6 +288,7 @@ def load(path: Path) -> tuple[nn.Module, ModelSpec]:
     """
     spec = read_spec(path)
     module = _fresh(spec.arch, spec.classes, spec.channels)
+    remove_modules(module, spec.removed)
     apply_widths(module, spec.widths)
     try:
         module.load_state_dict(weights.read_safetensors(path))
@@ -358,6 +308,7 @@ def count(module: nn.Module, preprocess: Preprocess) -> tuple[int, int]:
         ModelError: when the model does not take such images or answer one row of logits.
     """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     was_training = module.training
@@ -366,7 +317,8 @@ def count(module: nn.Module, preprocess: Preprocess) -> tuple[int, int]:
     image = torch.zeros(1, channels, height, width, device=device)
     module.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # The counter knows no fused attention: as plain products of matrices it is counted like the rest.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             logits = module(image)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         raise ModelError(

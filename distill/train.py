@@ -1,8 +1,9 @@
-"""The two steps that train: on labels (Train) and on a teacher's outputs (Distill). One loop serves both."""
+"""The two steps that train: on labels (Train) and on teachers' outputs (Distill). One loop serves both."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from bench.errors import ConfigError, ModelError, nearest
 from bench.types import DistillStep, StepContext, StepResult, Training, TrainStep, digest
 from distill import augment, losses, models
 from distill.models import ModelSpec
+from distill.teachers import Distillation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 CHOICES = {
     "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "constant"),
+    "schedule": ("cosine", "linear", "constant"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "imbalance": ("none", "weighted", "focal", "sampler"),
 }
@@ -38,7 +40,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0, 100),
     "cutmix": (0, 100),
 }
-LOSSES = ("kd",)
 
 
 def check_training(options: Training, has_weights: bool = False) -> None:
@@ -76,28 +77,50 @@ def check_training(options: Training, has_weights: bool = False) -> None:
 def check_distill(step: DistillStep) -> None:
     """Raise ConfigError for a Distill step that makes no sense. Needs no torch."""
     check_training(step.training)
-    if step.loss not in LOSSES:
-        raise ConfigError(f"There is no distillation loss {step.loss!r}", todo=nearest(step.loss, LOSSES))
+    losses.parse(step.loss)
     if not 0 < step.temperature < math.inf:
         raise ConfigError("temperature must be positive", str(step.temperature))
     if not 0 <= step.alpha <= 1:
         raise ConfigError("alpha must be between 0 and 1", str(step.alpha))
 
 
+def kd_objective(
+    loss: str, temperature: float, alpha: float, teachers: Sequence[nn.Module], label_loss: losses.Loss,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+) -> Distillation:  # fmt: skip
+    """The objective of :class:`distill.loop.Trainer` that distils ``teachers`` into the module it trains.
+
+    ``alpha * loss(student, teachers) + (1 - alpha) * label_loss(logits, target) + penalty(student)``.
+    ``loss`` is a name or a sum (:func:`distill.losses.parse`); losses on logits take any module, those on
+    features need one with submodules (an exported graph has none). ``label_loss`` comes from
+    :func:`label_loss`. The teachers are put on the training device, in eval mode, and frozen, in place.
+
+    Raises:
+        ConfigError: for an unknown loss.
+        ModelError: when there is no teacher.
+    """
+    if not teachers:
+        raise ModelError("Distillation needs a teacher", todo="Name one with teacher = ...")
+    ready = [place(teacher).eval().requires_grad_(False) for teacher in teachers]
+    return Distillation(losses.parse(loss), temperature, alpha, ready, label_loss, penalty)
+
+
 def run_train(step: TrainStep, ctx: StepContext) -> StepResult:
-    """Train ``step.model`` on labels and write it to ``ctx.workdir``.
+    """Train ``step.model``, or go on from ``ctx.parent``, on labels; the model is written to ``ctx.workdir``.
 
     Raises:
         ConfigError: for impossible options.
         ModelError: when the model cannot be built, loaded, or fed with these images.
-        StepError: when the loss stays not finite.
+        StepError: when the loss stays not finite, or the model learns nothing.
     """
     check_training(step.training, has_weights=bool(step.weights))
+    if step.weights and not step.model:
+        raise ConfigError("weights need a model that takes them", step.weights, "Name it with model = ...")
     data: Dataset = ctx.data()
-    spec, module, notes = _start(step.model, step.weights, data, ctx.seed)
+    spec, module, notes = _student(step.model, step.weights, ctx, data)
     if not step.training.epochs and notes:
         raise ModelError(f"{step.model} cannot be imported without training", notes[0], "Give it some epochs")
-    loss = _label_loss(step.training, data)
+    loss = label_loss(step.training, data)
 
     def objective(model: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
         return loss(model(pixels).float(), target)
@@ -106,44 +129,45 @@ def run_train(step: TrainStep, ctx: StepContext) -> StepResult:
 
 
 def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
-    """Train ``step.model``, or go on from ``ctx.parent``, with the outputs of ``ctx.teacher`` as targets.
+    """Train ``step.model``, or go on from ``ctx.parent``, with the outputs of ``ctx.teachers`` as targets.
 
-    The loss is ``alpha * T^2 KL(teacher || student) + (1 - alpha) * loss on labels`` (Hinton et al. 2015).
+    The loss is ``alpha * step.loss + (1 - alpha) * loss on labels`` (:func:`distill.losses.parse`). Several
+    teachers: the mean of their probabilities; features are the first one's.
 
     Raises:
         ConfigError: for impossible options.
         ModelError: when a model is absent, or does not know the data's classes.
-        StepError: when the loss stays not finite.
+        StepError: when the loss stays not finite, the model learns nothing, or no features can be compared.
     """
-    import torch
-
     check_distill(step)
     data: Dataset = ctx.data()
-    if ctx.teacher is None:
+    if not ctx.teachers:
         raise ModelError(
             f"The variant {ctx.variant} has no teacher to learn from", todo="Name one with teacher = ..."
         )
-    teacher, _ = _made(ctx.teacher, data, "teacher")
-    if step.model:
-        spec, module, notes = _start(step.model, "", data, ctx.seed)
-    elif ctx.parent is None:
-        raise ModelError(f"The variant {ctx.variant} has neither a model nor a parent to go on from")
-    else:
-        (module, spec), notes = _made(ctx.parent, data, "parent"), ()
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (module, teacher)]
-    if sizes[0] > sizes[1]:
-        notes = (*notes, f"the student has more parameters than its teacher ({sizes[0]:,} and {sizes[1]:,})")
-    loss = _label_loss(step.training, data)
-    teacher = _place(teacher).requires_grad_(False)
-
-    def objective(model: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = teacher(pixels).float()
-        logits = model(pixels).float()
-        soft = losses.distillation(logits, wanted, step.temperature)
-        return step.alpha * soft + (1 - step.alpha) * loss(logits, target)
-
+    named = zip(step.teacher, ctx.teachers, strict=True)
+    teachers = [_made(path, data, f"teacher {name}")[0] for name, path in named]
+    spec, module, notes = _student(step.model, "", ctx, data)
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (module, *teachers)]
+    if sizes[0] > max(sizes[1:]):
+        text = f"the student has more parameters than its teacher ({sizes[0]:,} and {max(sizes[1:]):,})"
+        ctx.notify("warning", {"variant": ctx.variant, "text": text})
+        notes = (*notes, text)
+    labels = label_loss(step.training, data)
+    objective = kd_objective(step.loss, step.temperature, step.alpha, teachers, labels)
     return _finish(step, ctx, data, module, spec, objective, notes)
+
+
+def _student(
+    arch: str, weights: str, ctx: StepContext, data: Dataset
+) -> tuple[ModelSpec, nn.Module, tuple[str, ...]]:
+    """What is trained: a new model, or without one the parent."""
+    if arch:
+        return _start(arch, weights, data, ctx.seed)
+    if ctx.parent is None:
+        raise ModelError(f"The variant {ctx.variant} has neither a model nor a parent to go on from")
+    module, spec = _made(ctx.parent, data, "parent")
+    return spec, module, ()
 
 
 def _start(arch: str, weights: str, data: Dataset, seed: int) -> tuple[ModelSpec, nn.Module, tuple[str, ...]]:
@@ -179,7 +203,7 @@ def _made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
     return module, spec
 
 
-def _place(module: nn.Module) -> nn.Module:
+def place(module: nn.Module) -> nn.Module:
     """To the device that trains, in the memory layout it trains in."""
     from distill.devices import device, memory_format
 
@@ -187,7 +211,8 @@ def _place(module: nn.Module) -> nn.Module:
     return placed
 
 
-def _label_loss(options: Training, data: Dataset) -> losses.Loss:
+def label_loss(options: Training, data: Dataset) -> losses.Loss:
+    """The loss on labels that ``options`` ask for: smoothed, and balanced by the train images per class."""
     from distill.devices import device
 
     counts = data.index.per_class["train"]
@@ -205,7 +230,7 @@ def _finish(
     _check_logits(module, data)
     identity: list[Any] = [step, ctx.seed, data.index.digest]
     trainer = Trainer(
-        _place(module), data, step.training, seed=ctx.seed, objective=objective, notify=ctx.notify,
+        place(module), data, step.training, seed=ctx.seed, objective=objective, notify=ctx.notify,
         variant=ctx.variant, workdir=ctx.workdir, identity=digest(identity),
     )  # fmt: skip
     outcome = trainer.run()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import NothingFitsError
 from bench.types import Json, Quantity
-from reports import plots, tables, text
+from reports import page as plumbing
+from reports import plots, tables, text, verdicts
 from reports import rows as model
 from reports.choose import Constraints, choose
+from reports.page import flatten
 from reports.rows import Row
 
 if TYPE_CHECKING:
@@ -52,27 +50,6 @@ class Heading:
     unit: str = ""
     is_text: bool = False
     title_text: str = ""
-
-
-def json_for_script(value: Any) -> str:
-    """JSON that is safe inside ``<script>``: no ``<``, ``>``, ``&`` or line separators of JavaScript."""
-    raw = json.dumps(tables.finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        raw = raw.replace(character, f"\\u{ord(character):04x}")
-    return raw
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested dicts as ``{"cpu.model": "..."}``; lists of plain values are joined."""
-    if isinstance(value, dict):
-        flat: dict[str, str] = {}
-        for key, inner in value.items():
-            flat.update(flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
-        return flat
-    if isinstance(value, (list, tuple)):
-        shown = ", ".join(str(v) if not isinstance(v, dict) else json.dumps(v, default=str) for v in value)
-        return {prefix: shown or "none"}
-    return {prefix: "unknown" if value in (None, "") else str(value)}
 
 
 def environments(items: Iterable[Row]) -> list[tuple[str, str]]:
@@ -325,35 +302,8 @@ def _variants(run: RunData) -> list[Json]:
     return result
 
 
-@cache
-def _plotly_js() -> str:
-    from plotly.offline import get_plotlyjs
-
-    # </script> would end the element; inside JavaScript strings <\/ means the same.
-    return re.sub(r"</(script)", r"<\\/\1", str(get_plotlyjs()), flags=re.IGNORECASE)
-
-
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
-
-
-def _asset(name: str) -> str:
-    return resources.files("reports").joinpath("templates", name).read_text(encoding="utf-8")
-
-
 def render_html(run: RunData) -> str:
     """The whole report as one HTML document that needs no network (about 5 MB, most of it plotly)."""
-    from markupsafe import Markup
-
     items = model.rows(run)
     classified, left_out = _classified(items)
     data = run.manifest.get("data") or {}
@@ -368,13 +318,16 @@ def render_html(run: RunData) -> str:
         (str(s[0]), str(s[1])) if isinstance(s, (list, tuple)) else (str(s), "")
         for s in data.get("skipped") or ()
     ]
-    # Markup: our own files and escaped JSON, never text from the run.
-    page: str = _template().render(
+    found = verdicts.compare(run, items)
+    return plumbing.render(
+        "report",
+        payload,
         title=f"{data.get('spec', 'data')} on {profile.get('title') or profile.get('name', 'local')}",
         summary=tables.summary(run),
         run=run.manifest,
         cards=_cards(run, items),
-        verdicts=tables.verdict_lines(run, items),
+        verdicts=tables.verdict_lines(run, items, found),
+        sentences=verdicts.sentences(found),
         table=_table(items),
         legend=(text.LEGEND, text.INTERVAL_NOTE, text.SPLIT_NOTE),
         settings=[s["title"] for s in payload["settings"]],
@@ -390,9 +343,4 @@ def render_html(run: RunData) -> str:
         environment=list(flatten(run.manifest.get("environment") or {}).items()),
         cell_environment=environments(items),
         profile=_profile_facts(run),
-        css=Markup(_asset("report.css")),
-        js=Markup(_asset("report.js")),
-        plotly=Markup(_plotly_js()),
-        payload=Markup(json_for_script(payload)),
     )
-    return page

@@ -31,6 +31,9 @@ PALETTE = (
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "x")
 _AROUND = ("top right", "bottom right")
 _PATTERNS = {"measured": "", "estimated": "/", "predicted": "x"}
+STATES = {"int8": "#2a9d74", "float": "#3b82c4", "convert": "#d9822b", "layout": "#8a8f98"}
+"""Colours of an operator's states, the same as in report.css."""
+MOST_LAYERS = 80
 AXES = {
     "latency_ms": "latency (ms)",
     "size_bytes": "size of the artifact (kB)",
@@ -243,6 +246,104 @@ def confusion(labels: int) -> go.Figure:
         xaxis={"title": {"text": "predicted"}, "type": "category", "automargin": True},
         yaxis={"title": {"text": "true"}, "type": "category", "autorange": "reversed", "automargin": True},
     )
+
+
+def layers(rows: list[Json]) -> go.Figure:
+    """Horizontal bars of time per operator in running order, coloured by state; beside them the SQNR of int8 layers.
+
+    Of more than MOST_LAYERS, those that take longest. Without any SQNR there is no second panel.
+    """
+    import plotly.graph_objects as go
+
+    slowest = sorted(range(len(rows)), key=lambda i: -rows[i]["time_us"]["value"])[:MOST_LAYERS]
+    shown = [(i + 1, rows[i]) for i in sorted(slowest)]
+    labels = [f"{i} {_escape(_shortened(row['name']))}" for i, row in shown]
+    noise = any(row["sqnr_db"]["value"] is not None for _, row in shown)
+    figure = go.Figure()
+    for state, colour in STATES.items():
+        own = [(label, row) for label, (_, row) in zip(labels, shown, strict=True) if row["state"] == state]
+        if not own:
+            continue
+        times = [Quantity.from_json(row["time_us"]) for _, row in own]
+        figure.add_trace(
+            go.Bar(
+                y=[label for label, _ in own],
+                x=[q.value for q in times],
+                error_x=_errors(times) | {"color": "#8a8f98"},
+                orientation="h",
+                name=state,
+                marker={"color": colour},
+                hovertext=[_layer_hover(row) for _, row in own],
+                hoverinfo="text",
+            )
+        )
+    domain = [0.0, 0.7] if noise else [0.0, 1.0]
+    if noise:
+        figure.add_trace(_noise_panel(labels, [row for _, row in shown]))
+        figure.update_layout(
+            xaxis2={
+                "title": {"text": "SQNR (dB)"},
+                "domain": [0.76, 1.0],
+                "anchor": "y",
+                "automargin": True,
+                "rangemode": "tozero",
+            }
+        )
+    return _layout(
+        figure,
+        90 + 19 * len(shown),
+        showlegend=False,
+        barmode="stack",
+        bargap=0.2,
+        xaxis={
+            "title": {"text": "time of a call (µs)"},
+            "domain": domain,
+            "rangemode": "tozero",
+            "automargin": True,
+        },
+        yaxis={
+            "autorange": "reversed",
+            "automargin": True,
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": labels,
+            "dtick": 1,
+        },
+    )
+
+
+def _noise_panel(labels: list[str], rows: list[Json]) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    known = [
+        (label, row) for label, row in zip(labels, rows, strict=True) if row["sqnr_db"]["value"] is not None
+    ]
+    return go.Scatter(
+        y=[label for label, _ in known],
+        x=[row["sqnr_db"]["value"] for _, row in known],
+        xaxis="x2",
+        mode="markers",
+        marker={"size": 8, "color": "#b85c9e"},
+        name="SQNR",
+        hovertext=[f"{_escape(row['name'])}: {row['sqnr_db']['value']:.1f} dB" for _, row in known],
+        hoverinfo="text",
+    )
+
+
+def _shortened(name: str, most: int = 34) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
+def _layer_hover(row: Json) -> str:
+    macs = Quantity.from_json(row["macs"])
+    shown = (
+        f"<b>{_escape(row['name'])}</b>",
+        _escape(row["op"] + (f", {row['shape']}" if row["shape"] else "")),
+        f"{row['time_us']['value']:.1f} µs, {100 * row['share']:.1f}% of all",
+        f"{text.count(macs)} MACs" if macs.value is not None else "",
+        *(_escape(reason) for reason in row["reasons"]),
+    )
+    return "<br>".join(part for part in shown if part)
 
 
 def to_json(figure: go.Figure | None) -> Json | None:

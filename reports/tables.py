@@ -15,7 +15,10 @@ from bench.errors import UsageError, nearest
 from bench.types import SCHEMA, Json, Quantity
 from reports import rows as model
 from reports import text, verdicts
+from reports.against import against
+from reports.claims import claims
 from reports.rows import Problem, Row
+from reports.verdicts import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -104,9 +107,9 @@ def gap_lines(items: list[Row]) -> list[str]:
     ]
 
 
-def verdict_lines(run: RunData, items: list[Row]) -> list[str]:
-    """What may be said about latency and accuracy, one sentence a line."""
-    return verdicts.lines(verdicts.verdicts(run, items)) + verdicts.collapses(items)
+def verdict_lines(run: RunData, items: list[Row], found: list[Verdict]) -> list[str]:
+    """What may be said about latency and accuracy, a line for many variants; ``found`` are all comparisons."""
+    return [*verdicts.lines(found), *verdicts.collapses(items), *claims(run, items)]
 
 
 def _legend(items: list[Row]) -> list[str]:
@@ -204,17 +207,19 @@ class TerminalReport:
                 continue
             yield Text(f"\n{model.setting_title(setting)}", style="bold")
             yield from _fitting(shown, options.max_width)
-        yield from self._notes()
+        found = verdicts.compare(self.run, self.rows)
+        yield from against(found, options.max_width)
+        yield from self._notes(found)
 
-    def _notes(self) -> Iterable[RenderableType]:
+    def _notes(self, found: list[Verdict]) -> Iterable[RenderableType]:
         from rich.text import Text
 
-        said = verdict_lines(self.run, self.rows)
+        said = verdict_lines(self.run, self.rows, found)
         wrong = [problem_line(p) for p in model.problems(self.run, self.rows)] + gap_lines(self.rows)
-        for title, found in (("Verdicts", said), ("Missing", wrong), ("Legend", _legend(self.rows))):
-            if found:
+        for title, shown in (("Verdicts", said), ("Missing", wrong), ("Legend", _legend(self.rows))):
+            if shown:
                 yield Text(f"\n{title}", style="bold")
-            for line in found:
+            for line in shown:
                 yield Text(f"- {line}", style="dim" if title == "Legend" else "")
 
 
@@ -236,7 +241,7 @@ def render_terminal(run: RunData, width: int | None = None) -> str:
 # ---------------------------------------------------------------- Markdown
 
 
-def _escape_md(value: str) -> str:
+def escape_md(value: str) -> str:
     """Text that stays text inside a Markdown table."""
     return re.sub(r"([\\`*_\[\]|<>#])", r"\\\1", " ".join(value.split()))
 
@@ -245,27 +250,29 @@ def render_md(run: RunData) -> str:
     """Markdown for a pull request: one table for each host, batch and threads, then the notes."""
     items = model.rows(run)
     wanted = columns("interval")
-    out = [f"# {_escape_md(summary(run))}", ""]
+    out = [f"# {escape_md(summary(run))}", ""]
     for setting, group in model.by_setting(items).items():
         shown = [row for row in group if row.has_values or row.status == "failed"]
         if not shown:
             continue
         heads = ["variant", "runtime", *(f"{c.title}, {c.unit}" if c.unit else c.title for c in wanted)]
-        out += [f"## {_escape_md(model.setting_title(setting))}", ""]
+        out += [f"## {escape_md(model.setting_title(setting))}", ""]
         out += ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(wanted)]
         for row in shown:
-            name = _escape_md(row.cell.variant) + (" (failed)" if row.status == "failed" else "")
-            cells = [name, _escape_md(row.cell.runtime), *(_escape_md(c.fill(row)) for c in wanted)]
+            name = escape_md(row.cell.variant) + (" (failed)" if row.status == "failed" else "")
+            cells = [name, escape_md(row.cell.runtime), *(escape_md(c.fill(row)) for c in wanted)]
             out.append("| " + " | ".join(cells) + " |")
         out.append("")
     wrong = [problem_line(p) for p in model.problems(run, items)] + gap_lines(items)
-    for title, found in (
-        ("Verdicts", verdict_lines(run, items)),
+    found = verdicts.compare(run, items)
+    for title, said in (
+        ("Verdicts", verdict_lines(run, items, found)),
+        ("Each variant against what it was made from", verdicts.sentences(found)),
         ("Missing", wrong),
         ("Legend", _legend(items)),
     ):
-        if found:
-            out += [f"## {title}", "", *(f"- {_escape_md(line)}" for line in found), ""]
+        if said:
+            out += [f"## {title}", "", *(f"- {escape_md(line)}" for line in said), ""]
     return "\n".join(out)
 
 
@@ -342,6 +349,7 @@ def cell_json(row: Row, on_front: bool = False) -> Json:
 def to_json(run: RunData) -> Json:
     """The document of ``bench report --format json``; its schema is ``reports/schema.json``."""
     items = model.rows(run)
+    found = verdicts.compare(run, items)
     front = {id(row) for group in model.by_setting(items).values() for row in model.pareto(group)}
     about = ("name", "created", "command", "seed", "reference", "profile", "recipe", "data", "environment")
     fields = (
@@ -368,7 +376,8 @@ def to_json(run: RunData) -> Json:
             for record in run.variants.values()
         ],
         "cells": [finite(cell_json(row, id(row) in front)) for row in items],
-        "verdicts": verdict_lines(run, items),
+        "comparisons": [finite(verdicts.to_json(v)) for v in found],
+        "verdicts": [*verdict_lines(run, items, found), *verdicts.sentences(found)],
     }
 
 

@@ -6,13 +6,13 @@ the same runtime, batch, threads and host (the reference, for a net trained from
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench.types import Quantity
+from bench.types import Json, Quantity
 from reports import rows as model
 from reports import text
+from reports.causes import causes, facts_of
 from reports.rows import Row
 
 if TYPE_CHECKING:
@@ -28,20 +28,29 @@ the variation inside one process only, and on a shared machine the next process 
 GATE = 0.03
 """Less than this is called equal also where the intervals cover the differences between processes."""
 
+SIZES = 0.005
+"""Sizes that differ by less than this share are called the same."""
+
+PROFILED = ("onnxruntime", "litert", "openvino")
+"""Runtimes that `bench explain` looks into."""
+
 NAMED = 8
 """A sentence names at most so many variants."""
 
-_TINY_MS = 0.1
-_SIMD = ("avx2", "avx512", "avx_vnni", "amx", "neon", "asimd")
-_INT8_DOT = ("vnni", "amx_int8", "amx-int8", "asimddp", "dotprod")
+EACH = 3
+"""So many variants have their own cause named in a line about many."""
+
+FASTER, SLOWER, SAME = "faster", "slower", "no measurable difference"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How ``row`` compares in latency with ``base``, which it was made from.
+    """How ``row`` compares with ``base``, which it was made from.
 
-    ``change`` is what was done (``int8``, ``pruned``, ``smaller net``, ...); ``outcome`` is ``faster``,
-    ``slower`` or ``no measurable difference``; ``cause`` is a likely reason where there is no win.
+    ``change`` is what was done (``int8``, ``pruned``, ``smaller net``, ...); ``ratio`` is of latencies and ``smaller`` of
+    sizes, more than 1 is better; ``accuracy`` is the difference on the same test images; ``outcome`` is ``faster``,
+    ``slower`` or ``no measurable difference``, empty where the latency is not known; ``causes`` are likely reasons where
+    there is no win.
     """
 
     row: Row
@@ -49,11 +58,17 @@ class Verdict:
     change: str
     ratio: Quantity
     outcome: str
-    cause: str = ""
+    smaller: Quantity = field(default_factory=lambda: Quantity.missing("not compared", "x"))
+    accuracy: Quantity = field(default_factory=lambda: Quantity.missing("not compared"))
+    causes: tuple[str, ...] = ()
 
     @property
     def win(self) -> bool:
-        return self.outcome == "faster"
+        return self.outcome == FASTER
+
+    @property
+    def cause(self) -> str:
+        return "; ".join(self.causes)
 
 
 def outcome(ratio: Quantity) -> str:
@@ -62,23 +77,25 @@ def outcome(ratio: Quantity) -> str:
     Everything else is ``no measurable difference``.
     """
     if ratio.value is None or ratio.low is None or ratio.high is None:
-        return "no measurable difference"
+        return SAME
     least = GATE if ratio.method == model.BETWEEN else NOISE
     if ratio.low > 1.0 and ratio.value > 1.0 + least:
-        return "faster"
+        return FASTER
     if ratio.high < 1.0 and ratio.value < 1.0 / (1.0 + least):
-        return "slower"
-    return "no measurable difference"
+        return SLOWER
+    return SAME
 
 
 def change(run: RunData, name: str) -> str:
-    """What was done to make variant ``name``: its precision, ``pruned``, ``smaller net`` or ``retrained``."""
+    """What was done to make variant ``name``: its precision, ``qat``, ``pruned``, ``smaller net`` or ``retrained``."""
     record = run.variants.get(name) or {}
     step = record.get("step") or {}
     if step.get("kind") == "quantize":
         return str(step.get("precision", "quantized"))
     if step.get("kind") == "prune":
         return "pruned"
+    if step.get("kind") == "qat":
+        return "int8 (QAT)"
     parent = run.variants.get(record.get("parent") or "")
     if parent is None:
         return "smaller net"
@@ -86,54 +103,124 @@ def change(run: RunData, name: str) -> str:
 
 
 def _base(run: RunData, row: Row, lookup: dict[tuple[object, ...], Row]) -> Row | None:
-    """The nearest measured ancestor at the same place, else the reference there."""
+    """The nearest ancestor at the same place that was timed, or weighed where none was; else the reference there."""
     place = (row.cell.runtime, *row.setting)
-    name = (run.variants.get(row.cell.variant) or {}).get("parent") or ""
-    while name:
-        found = lookup.get((name, *place))
-        if found is not None and found.metrics["latency_ms"].value is not None:
-            return found
+    names, name = [], (run.variants.get(row.cell.variant) or {}).get("parent") or ""
+    while name and name not in names:
+        names.append(name)
         name = (run.variants.get(name) or {}).get("parent") or ""
-    found = lookup.get((run.manifest.get("reference", ""), *place))
-    return found if found is not row else None
+    names.append(run.manifest.get("reference", ""))
+    found = [r for n in names if (r := lookup.get((n, *place))) is not None and r is not row]
+    timed = [r for r in found if r.metrics["latency_ms"].value is not None]
+    return next(iter(timed or [r for r in found if r.has_values]), None)
 
 
-def _cause(row: Row, base: Row, what: str) -> str:
-    """A likely reason for no win, only where the records support one."""
-    notes = " ".join(str(n) for n in row.record.get("notes") or ()).lower()
-    if "fell back" in notes or "fallback" in notes:
-        return "some operations fell back to float"
-    machine = json.dumps(row.record.get("environment") or {}, default=str).lower()
-    if what == "int8" and any(s in machine for s in _SIMD) and not any(s in machine for s in _INT8_DOT):
-        return "this CPU has no int8 dot-product instructions (VNNI, AMX or dotprod)"
-    has_gpu = bool((row.record.get("environment") or {}).get("gpus"))
-    if what in ("fp16", "bf16") and row.cell.host == "local" and not has_gpu:
-        return f"this CPU path stores {what} and may compute in fp32"
-    latency, before = row.metrics["latency_ms"].value, base.metrics["latency_ms"].value
-    if latency is not None and before is not None and min(latency, before) < _TINY_MS:
-        return f"calls this short (under {_TINY_MS} ms) are mostly overhead"
-    if what == "pruned":
-        return "kernels prefer certain channel counts: fewer channels are not always fewer cycles"
-    return ""
+def compare(run: RunData, items: list[Row]) -> list[Verdict]:
+    """Every row of which something is known, with what it was made from; also where nothing was timed."""
+    lookup: dict[tuple[object, ...], Row] = {}
+    for row in items:
+        lookup.setdefault((row.cell.variant, row.cell.runtime, *row.setting), row)
+    read = model.Predictions(run)
+    found = []
+    for row in items:
+        base = None if row.is_reference or not row.has_values else _base(run, row, lookup)
+        if base is None:
+            continue
+        ratio = model.ratio(base.metrics["latency_ms"], row.metrics["latency_ms"])
+        what, said = change(run, row.cell.variant), outcome(ratio) if ratio.value is not None else ""
+        size = model.ratio(base.metrics["size_bytes"], row.metrics["size_bytes"], "ratio of values")
+        accuracy = read.change(base.record, row.record, "test")
+        why = [] if said in (FASTER, "") else causes(row, base, graph(run, row), graph(run, base))
+        found.append(Verdict(row, base, what, ratio, said, size, accuracy, tuple(why)))
+    return found
+
+
+def graph(run: RunData, row: Row) -> Json:
+    """What is recorded of the graph in the file that a row measured, as far as it holds on the row's runtime."""
+    record = run.artifacts.get(row.record.get("artifact") or "") or {}
+    return facts_of(record.get("graph") or {}, record.get("format", ""), row.cell.runtime)
 
 
 def verdicts(run: RunData, items: list[Row]) -> list[Verdict]:
     """One verdict for each row that has a latency and something measured it was made from."""
-    lookup: dict[tuple[object, ...], Row] = {}
-    for row in items:
-        lookup.setdefault((row.cell.variant, row.cell.runtime, *row.setting), row)
-    found = []
-    for row in items:
-        base = None if row.is_reference else _base(run, row, lookup)
-        if base is None:
-            continue
-        ratio = model.ratio(base.metrics["latency_ms"], row.metrics["latency_ms"])
-        if ratio.value is None:
-            continue
-        what, said = change(run, row.cell.variant), outcome(ratio)
-        cause = "" if said == "faster" else _cause(row, base, what)
-        found.append(Verdict(row, base, what, ratio, said, cause))
-    return found
+    return [v for v in compare(run, items) if v.outcome]
+
+
+# --- a sentence for each
+
+
+def place(row: Row, settings: int = 1) -> str:
+    """``onnxruntime``, with batch, threads and host where a run has several settings or the device is another."""
+    if settings > 1:
+        return f"{row.cell.runtime} ({model.setting_title(row.setting)})"
+    return row.cell.runtime + ("" if row.cell.host == "local" else f" ({row.cell.host})")
+
+
+def _speed(verdict: Verdict) -> str:
+    """``1.90x faster [1.85, 1.95]``, or why there is no win."""
+    ratio = verdict.ratio
+    value, _, bounds = text.ratio(ratio, "interval").partition(" ")
+    if verdict.win:
+        return f"{value} faster {bounds}".rstrip()
+    if not verdict.outcome:
+        return "not timed"
+    why = f" because {verdict.cause}" if verdict.cause else ""
+    return f"no win on this runtime{why} ({' '.join(filter(None, (value, bounds)))}, {verdict.outcome})"
+
+
+def _size(smaller: Quantity) -> str:
+    """``3.90x smaller``, ``1.05x larger`` or ``the same size``."""
+    if smaller.value is None:
+        return ""
+    if abs(smaller.value - 1.0) < SIZES:
+        return "the same size"
+    if smaller.value > 1.0:
+        return f"{text.ratio(smaller)} smaller"
+    return f"{text.ratio(replace(smaller, value=1.0 / smaller.value))} larger"
+
+
+def sentence(verdict: Verdict, settings: int = 1) -> str:
+    """``pruned-int8 on onnxruntime: 1.90x faster [1.85, 1.95], 3.9x smaller, accuracy -0.3 points [-0.6, +0.1] against pruned``."""
+    parts = [p for p in (_speed(verdict), _size(verdict.smaller)) if p]
+    if verdict.accuracy.value is not None:
+        parts.append(f"accuracy {points(verdict.accuracy)}")
+    against = f"against {verdict.base.cell.variant}"
+    return f"{verdict.row.cell.variant} on {place(verdict.row, settings)}: {', '.join(parts)} {against}."
+
+
+def points(quantity: Quantity) -> str:
+    """``-0.3 points [-0.6, +0.1]``."""
+    value, _, bounds = text.points(quantity, sign="+").partition(" ")
+    return f"{value} points {bounds}".rstrip()
+
+
+def sentences(found: list[Verdict]) -> list[str]:
+    """One sentence for every variant at every place it was measured, against what it was made from."""
+    settings = len({v.row.setting for v in found if v.outcome})
+    return [sentence(v, settings) for v in found]
+
+
+def to_json(verdict: Verdict) -> Json:
+    """One comparison as in the report's JSON document."""
+    cell = verdict.row.cell
+    return {
+        "variant": cell.variant,
+        "against": verdict.base.cell.variant,
+        "runtime": cell.runtime,
+        "batch": cell.batch,
+        "threads": cell.threads,
+        "host": cell.host,
+        "change": verdict.change,
+        "outcome": verdict.outcome or "not timed",
+        "x_faster": verdict.ratio.to_json(),
+        "x_smaller": verdict.smaller.to_json(),
+        "accuracy_change": verdict.accuracy.to_json(),
+        "causes": list(verdict.causes),
+        "sentence": sentence(verdict),
+    }
+
+
+# --- a line for many
 
 
 def _named(items: list[Verdict]) -> str:
@@ -146,14 +233,28 @@ def _no_win(what: str, where: str, group: list[Verdict]) -> str:
     """One sentence about one kind of change at one place where not everything became faster."""
     wins = [v for v in group if v.win]
     parts = [f"faster: {_named(wins)}"] if wins else []
-    for said in ("no measurable difference", "slower"):
+    for said in (SAME, SLOWER):
         some = [v for v in group if v.outcome == said]
         if some:
             parts.append(f"{said}: {_named(some)}")
-    causes = "; ".join(dict.fromkeys(v.cause for v in group if v.cause))
     title = "no win" if not wins else f"a win in {len(wins)} of {len(group)}"
     line = f"{what} on {where}: {title} ({'; '.join(parts)})."
-    return line + (f" Likely cause: {causes}." if causes else "")
+    return line + _likely(group)
+
+
+def _likely(group: list[Verdict]) -> str:
+    """The causes that all losers of a group share; without such, the first one of each of the first few."""
+    losers = [v for v in group if v.causes and not v.win]
+    if not losers:
+        return ""
+    shared = [c for c in losers[0].causes if all(c in v.causes for v in losers)]
+    if shared and len(losers) == sum(not v.win for v in group):
+        return f" Likely cause: {'; '.join(shared)}."
+    owners: dict[str, list[str]] = {}
+    for verdict in losers:
+        owners.setdefault(verdict.causes[0], []).append(verdict.row.cell.variant)
+    said = [f"{cause} ({text.listed(names[:EACH])})" for cause, names in list(owners.items())[:EACH]]
+    return f" Likely cause: {'; '.join(said)}."
 
 
 def _win(where: str, group: list[Verdict]) -> str:
@@ -165,6 +266,7 @@ def _win(where: str, group: list[Verdict]) -> str:
 
 def lines(found: list[Verdict]) -> list[str]:
     """Sentences: each kind of change and place without a full win, then one for the wins of each kind."""
+    found = [v for v in found if v.outcome]
     settings = {v.row.setting for v in found}
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in found:
@@ -180,7 +282,20 @@ def lines(found: list[Verdict]) -> list[str]:
         else:
             lost.append((sum(v.win for v in group), _no_win(what, where, group)))
     ordered = [line for _, line in sorted(lost, key=lambda item: item[0])]
-    return ordered + [f"{what}: faster on {', '.join(places)}." for what, places in won.items()]
+    wins = [f"{what}: faster on {', '.join(places)}." for what, places in won.items()]
+    return [*ordered, *wins, *_unexplained(found)]
+
+
+def _unexplained(found: list[Verdict]) -> list[str]:
+    """Where to look when nothing recorded explains a missing gain."""
+    lost = [v for v in found if not v.win and not v.causes]
+    if not lost:
+        return []
+    names = list(dict.fromkeys(f"{v.row.cell.variant} on {v.row.cell.runtime}" for v in lost))
+    shown = text.listed([*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])])
+    cell = next((v.row.cell for v in lost if v.row.cell.runtime in PROFILED), None)
+    look = f"; where its time goes: bench explain {cell.variant} --runtime {cell.runtime}" if cell else ""
+    return [f"no reason is recorded for {shown}{look}."]
 
 
 def collapses(items: list[Row]) -> list[str]:

@@ -58,7 +58,7 @@ VARIANTS: dict[str, tuple[str, Json, float, int, int, tuple[float, float, float]
     ),
     "teacher-int8": (
         "teacher",
-        {"kind": "quantize", "precision": "int8"},
+        {"kind": "quantize", "precision": "int8", "max_drop": 0.01},
         0.983,
         2_561_000,
         272_474,
@@ -105,6 +105,16 @@ VARIANTS: dict[str, tuple[str, Json, float, int, int, tuple[float, float, float]
         (0, 0, 0.66),
     ),
 }
+LADDER = [
+    {
+        "rung": rung,
+        "held": held,
+        "drop": Quantity(drop, "", drop - 0.007, drop + 0.007, 360, "measured", "paired").to_json(),
+        "skipped": "",
+    }
+    for rung, drop, held in (("channel", 0.021, False), ("equalize", 0.004, True))
+]
+"""The quantization ladder of teacher-int8's ONNX file."""
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0}
 
 
@@ -229,6 +239,7 @@ def _variant(name: str, place: int) -> Json:
         "parent": parent,
         "step": step,
         "intermediate": name == "pruned-raw",
+        "alone": "student" if name == "student-kd" else "",
         "status": "ok",
         "reason": "",
         "model": {
@@ -282,9 +293,31 @@ def _artifact(record: Json, precision: str, runtime: str, artifacts: dict[str, J
         "artifact": {"format": fmt, "sha256": _sha(key), "size_bytes": size, "filename": f"{name}.{fmt}"},
         "parity": {"max_abs_diff": 1.9e-5, "agreement": 1.0, "n": 64, "tolerance": 1e-3},
         "notes": [],
+        "ladder": LADDER if (name, fmt) == ("teacher-int8", "onnx") else [],
+        "graph": graph_facts(name, precision) if fmt != "pt2" else {},
         "seconds": 3.1,
     }
     return key, size
+
+
+def graph_facts(name: str, precision: str) -> Json:
+    """What an artifact's record says of its graph: the pruned net has odd widths."""
+    pruned, layers = "pruned" in name, 22 if "teacher" in name else 10
+    odd = [["stage1.0.main.0", 11, 8], ["stage3.2.main.0", 37, 40]] if pruned else []
+    return {
+        "layers": layers,
+        "int8_layers": layers if precision == "int8" else 0,
+        "kernels": layers + 3 + 12 * pruned,
+        "macs": VARIANTS[name][3],
+        "unfused_qdq": 0,
+        "layout_changes": 1 + 8 * pruned,
+        "float_islands": 0,
+        "island_ops": {},
+        "odd_layers": len(odd),
+        "odd_channels": odd,
+        "outside": {},
+        "parts": 1,
+    }
 
 
 def _record(record: Json, precision: str, runtime: str, host: str, batch: int) -> Json:

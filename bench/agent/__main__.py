@@ -100,6 +100,10 @@ class Measurement:
             from . import load  # measured seldom; nothing of it in the memory of an ordinary cell
 
             load.run(self, self.job["load"])
+        elif self.job.get("profile"):
+            from . import profile
+
+            profile.run(self, self.job["profile"])
         else:
             self.time()
         if self.job["predict"] and self._images is not None:

@@ -1,44 +1,6 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("payload").textContent);
-  const config = { responsive: true, displaylogo: false, displayModeBar: false };
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-  // Plotly's own colours, from the page's: light or dark.
-  const themed = (layout) => {
-    const axis = { gridcolor: css("--grid"), zerolinecolor: css("--line"), linecolor: css("--line"), tickcolor: css("--line"), showline: true };
-    return {
-      ...layout,
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      font: { ...layout.font, color: css("--ink") },
-      hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--line"), font: { color: css("--ink") } },
-      xaxis: { ...layout.xaxis, ...axis },
-      yaxis: { ...layout.yaxis, ...axis },
-    };
-  };
-
-  const say = (target, words) => {
-    const p = document.createElement("p");
-    p.className = "none";
-    p.textContent = words;
-    Plotly.purge(target);
-    target.replaceChildren(p);
-  };
-
-  const draw = (target, figure, missing) => {
-    if (!figure) return say(target, `No value: ${missing || "not recorded"}.`);
-    if (target.querySelector(".none")) target.replaceChildren();
-    // Fewer ticks and shorter labels where the page is narrow.
-    const layout = structuredClone(figure.layout);
-    const narrow = target.clientWidth < 480;
-    if (narrow) {
-      layout.font = { ...layout.font, size: 10 };
-      layout.margin = { ...layout.margin, l: 40, r: 8 };
-    }
-    const traces = figure.data.map((trace) => (narrow && trace.mode === "markers+text" ? { ...trace, mode: "markers" } : trace));
-    return Plotly.react(target, traces, themed(layout), config);
-  };
+  const { css, draw, sortable } = page;
 
   const drawSetting = () => {
     const select = document.getElementById("setting");
@@ -115,32 +77,7 @@
     for (const head of document.querySelectorAll("#per-class thead th")) head.setAttribute("aria-sort", "none");
   };
 
-  // Missing values stay last in both directions.
-  const keyOf = (line, place) => {
-    const field = line.children[place];
-    const raw = field.dataset.order ?? field.textContent;
-    return raw === "" ? null : raw;
-  };
-  const sortBy = (table, place, direction) => {
-    const body = table.tBodies[0];
-    const lines = [...body.rows].map((line, at) => ({ line, at, key: keyOf(line, place) }));
-    const numeric = lines.every(({ key }) => key === null || !Number.isNaN(Number(key)));
-    lines.sort((a, b) => {
-      if (a.key === null || b.key === null) return (a.key === null) - (b.key === null) || a.at - b.at;
-      const order = numeric ? Number(a.key) - Number(b.key) : String(a.key).localeCompare(String(b.key), undefined, { numeric: true });
-      return direction * order || a.at - b.at;
-    });
-    body.append(...lines.map(({ line }) => line));
-  };
-  for (const table of document.querySelectorAll("table.sortable")) {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, place) => head.querySelector("button").addEventListener("click", () => {
-      const ascending = head.getAttribute("aria-sort") !== "ascending";
-      for (const other of heads) other.setAttribute("aria-sort", "none");
-      head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-      sortBy(table, place, ascending ? 1 : -1);
-    }));
-  }
+  document.querySelectorAll("table.sortable").forEach(sortable);
 
   const filter = document.getElementById("filter");
   filter.addEventListener("input", () => {

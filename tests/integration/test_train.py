@@ -26,7 +26,7 @@ class Stop(BaseException):
 
 
 def context(digits: Dataset, workdir: Path, **more: Any) -> StepContext:
-    fields = {"seed": 0, "parent": None, "teacher": None, "notify": lambda *_: None, **more}
+    fields = {"seed": 0, "parent": None, "teachers": (), "notify": lambda *_: None, **more}
     workdir.mkdir(parents=True, exist_ok=True)
     return StepContext(variant="v", data=lambda: digits, workdir=workdir, **fields)
 
@@ -270,16 +270,20 @@ def test_a_student_learns_from_its_teacher_alone(
     digits: Dataset, tmp_path: Path, teacher: StepResult
 ) -> None:
     options = Training(epochs=6, batch_size=32, augment=("crop",))
-    step = DistillStep("teacher", "edgefit:tiny", alpha=1.0, training=options)  # alpha 1: labels are not used
-    result = train.run_distill(step, context(digits, tmp_path, teacher=teacher.model))
+    step = DistillStep(
+        ("teacher",), "edgefit:tiny", alpha=1.0, training=options
+    )  # alpha 1: labels are not used
+    result = train.run_distill(step, context(digits, tmp_path, teachers=(teacher.model,)))
     assert max(row["val_accuracy"] for row in result.history) > 0.7
-    assert result.notes == ()
+    assert result.notes == ("the teacher ran at every step (augmentation: crop)",)
 
 
 def test_recovery_goes_on_from_the_parent(digits: Dataset, tmp_path: Path, teacher: StepResult) -> None:
     options = Training(epochs=1, lr=1e-6, warmup_epochs=0, augment=())
-    step = DistillStep("teacher", "", training=options)
-    result = train.run_distill(step, context(digits, tmp_path, teacher=teacher.model, parent=teacher.model))
+    step = DistillStep(("teacher",), "", training=options)
+    result = train.run_distill(
+        step, context(digits, tmp_path, teachers=(teacher.model,), parent=teacher.model)
+    )
     assert teacher.best_epoch is not None
     before = teacher.history[teacher.best_epoch - 1]["val_accuracy"]
     assert result.history[0]["val_accuracy"] == pytest.approx(before, abs=0.03)
@@ -287,20 +291,20 @@ def test_recovery_goes_on_from_the_parent(digits: Dataset, tmp_path: Path, teach
 
 
 def test_distillation_refuses_what_cannot_work(digits: Dataset, tmp_path: Path, teacher: StepResult) -> None:
-    step = DistillStep("teacher", "edgefit:tiny", training=replace(QUICK, epochs=2))
+    step = DistillStep(("teacher",), "edgefit:tiny", training=replace(QUICK, epochs=2))
     with pytest.raises(ModelError, match="no teacher"):
         train.run_distill(step, context(digits, tmp_path))
     with pytest.raises(ModelError, match="neither a model nor a parent"):
-        train.run_distill(replace(step, model=""), context(digits, tmp_path, teacher=teacher.model))
+        train.run_distill(replace(step, model=""), context(digits, tmp_path, teachers=(teacher.model,)))
     module, spec = models.load(teacher.model)
     models.save(module, replace(spec, labels=tuple("abcdefghij")), tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match="teacher knows other classes"):
-        train.run_distill(step, context(digits, tmp_path, teacher=tmp_path / "other.safetensors"))
+    with pytest.raises(ModelError, match="teacher teacher knows other classes"):
+        train.run_distill(step, context(digits, tmp_path, teachers=(tmp_path / "other.safetensors",)))
     models.save(
         module, replace(spec, preprocess=replace(spec.preprocess, mean=(0.1,))), tmp_path / "pre.safetensors"
     )
     with pytest.raises(ModelError, match="made for other images"):
-        train.run_distill(step, context(digits, tmp_path, teacher=tmp_path / "pre.safetensors"))
+        train.run_distill(step, context(digits, tmp_path, teachers=(tmp_path / "pre.safetensors",)))
 
 
 def test_a_student_larger_than_its_teacher_is_noted(
@@ -309,9 +313,9 @@ def test_a_student_larger_than_its_teacher_is_noted(
     small = train.run_train(
         TrainStep("edgefit:tiny", training=replace(QUICK, epochs=2)), context(digits, tmp_path / "s")
     )
-    step = DistillStep("teacher", "", training=replace(QUICK, epochs=2, lr=0.01))
+    step = DistillStep(("teacher",), "", training=replace(QUICK, epochs=2, lr=0.01))
     result = train.run_distill(
-        step, context(digits, tmp_path / "d", teacher=small.model, parent=teacher.model)
+        step, context(digits, tmp_path / "d", teachers=(small.model,), parent=teacher.model)
     )
     assert "more parameters than its teacher" in result.notes[0]
 
@@ -366,7 +370,7 @@ def test_impossible_distillations_are_named() -> None:
         ({"alpha": 1.5}, "alpha"),
     ):
         with pytest.raises(ConfigError, match=match):
-            train.check_distill(replace(DistillStep("t", "m"), **change))  # type: ignore[arg-type]
+            train.check_distill(replace(DistillStep(("t",), "m"), **change))  # type: ignore[arg-type]
 
 
 def test_fp16_on_a_cpu_is_refused_and_auto_never_emulates() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bench.errors import ConfigError, EdgefitError, ParityError, StepError
-from bench.types import PruneStep, QuantizeStep
-from compress import export, parity, quantize
-from compress.prune import check_prune
+from bench.types import QuantizeStep
+from compress import export, onnx_graph, onnx_int8, parity, quantize, ranges
 from compress.quiet import quiet
 
 onnx = pytest.importorskip("onnx")
@@ -27,9 +27,19 @@ onnx = pytest.importorskip("onnx")
     [
         (QuantizeStep(precision="int4"), "int8"),
         (QuantizeStep(ranges="minmx"), "Did you mean minmax?"),
-        (QuantizeStep(ranges="mse"), "Unknown way"),
+        (QuantizeStep(activations="dynamical"), "Did you mean dynamic?"),
+        (QuantizeStep(input="uint8"), "int8"),
         (QuantizeStep(images=0), "at least one image"),
         (QuantizeStep(images=-3), "images = -3"),
+        (QuantizeStep(activations="dynamic", input="int8"), "takes float32 images"),
+        (QuantizeStep(ladder=("channel", "equalise")), "Did you mean equalize?"),
+        (QuantizeStep(max_drop=-0.01), "max_drop = -0.01"),
+        (QuantizeStep(max_drop=1.0), "0.01 is one point"),
+        (QuantizeStep(max_drop=float("nan")), "max_drop = nan"),
+        (QuantizeStep(max_drop=0.01, ladder=()), "channel, equalize"),
+        (QuantizeStep(max_drop=0.01, qat_epochs=0), "qat_epochs = 0"),
+        (QuantizeStep(max_drop=0.01, activations="dynamic"), "static int8"),
+        (QuantizeStep("fp16", max_drop=0.01), "static int8"),
     ],
 )
 def test_impossible_quantization_is_refused(step: QuantizeStep, said: str) -> None:
@@ -37,25 +47,9 @@ def test_impossible_quantization_is_refused(step: QuantizeStep, said: str) -> No
         quantize.check_quantize(step)
 
 
-@pytest.mark.parametrize(
-    ("step", "said"),
-    [
-        (PruneStep(macs=0.0), "between 0 and 1"),
-        (PruneStep(macs=1.0), "macs = 1.0"),
-        (PruneStep(macs=float("nan")), "between 0 and 1"),
-        (PruneStep(importance="L1"), "l1"),
-        (PruneStep(scope="globl"), "Did you mean global?"),
-        (PruneStep(round_to=-1), "whole number"),
-    ],
-)
-def test_impossible_pruning_is_refused(step: PruneStep, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        check_prune(step)
-
-
 def test_what_the_defaults_say_is_accepted() -> None:
     quantize.check_quantize(QuantizeStep())
-    check_prune(PruneStep())
+    quantize.check_quantize(QuantizeStep(max_drop=0.01))
     offered = [
         (f, p, s) for f, precisions in export.SCHEMES.items() for p in precisions for s in precisions[p]
     ]
@@ -86,11 +80,6 @@ def test_impossible_exports_say_why(
 ) -> None:
     with pytest.raises(error, match=said):
         export.check_export(fmt, precision, scheme)
-
-
-def test_litert_refuses_ranges_it_cannot_find() -> None:
-    with pytest.raises(StepError, match="entropy"):
-        export.check_export("tflite", "int8", "litert", QuantizeStep(ranges="entropy"))
 
 
 # --- parity -------------------------------------------------------------------------------
@@ -165,21 +154,33 @@ def test_a_rare_class_lost_on_imbalanced_images_is_not_a_collapse() -> None:
 # --- ONNX, without torch --------------------------------------------------------------------
 
 
-def small_net(path: Path) -> np.ndarray:
-    """Conv, Relu, GlobalAveragePool, Flatten, Gemm with traces of the exporting machine; returns calibration images."""
+def small_net(path: Path, dead: int | None = None) -> np.ndarray:
+    """Conv, Relu, Conv, hard swish, mean, Flatten, Gemm with traces of the exporting machine; returns calibration images.
+
+    ``dead`` is a channel of the second convolution with no weights and a large bias.
+    """
     make, rng = onnx.helper, np.random.default_rng(0)
     tensors = {
-        "w": rng.normal(size=(4, 3, 3, 3)) * np.array([0.01, 0.1, 1, 3])[:, None, None, None],
+        "features.0.weight": rng.normal(size=(4, 3, 3, 3)) * np.array([0.01, 0.1, 1, 3])[:, None, None, None],
         "b": rng.normal(size=4),
-        "fw": rng.normal(size=(5, 4)),
+        "features.1.weight": rng.normal(size=(6, 4, 3, 3)) * 0.2,
+        "b2": rng.normal(size=6),
+        "fc.weight": rng.normal(size=(5, 6)),
         "fb": rng.normal(size=5),
     }
+    if dead is not None:
+        tensors["features.1.weight"][dead] = 1e-25
+        tensors["b2"][dead] = 5.0
+    axes = onnx.numpy_helper.from_array(np.array([2, 3]), "axes")
+    conv = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
-        make.make_node("Conv", ["input", "w", "b"], ["c"], "conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        make.make_node("Conv", ["input", "features.0.weight", "b"], ["c"], "conv", **conv),
         make.make_node("Relu", ["c"], ["r"], "relu"),
-        make.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
-        make.make_node("Flatten", ["p"], ["f"], "flatten"),
-        make.make_node("Gemm", ["f", "fw", "fb"], ["logits"], "fc", transB=1),
+        make.make_node("Conv", ["r", "features.1.weight", "b2"], ["c2"], "conv2", **conv),
+        make.make_node("HardSigmoid", ["c2"], ["g"], "", alpha=1 / 6, beta=0.5),
+        make.make_node("Mul", ["c2", "g"], ["h"], ""),
+        make.make_node("ReduceMean", ["h", "axes"], ["p"], "pool", keepdims=0),
+        make.make_node("Gemm", ["p", "fc.weight", "fb"], ["logits"], "fc", transB=1),
     ]
     entry = nodes[0].metadata_props.add()
     entry.key, entry.value = "stack_trace", "File /builds/model.py, line 3"
@@ -189,7 +190,7 @@ def small_net(path: Path) -> np.ndarray:
         "net",
         [make.make_tensor_value_info("input", float32, ["batch", 3, 8, 8])],
         [make.make_tensor_value_info("logits", float32, ["batch", 5])],
-        [onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in tensors.items()],
+        [axes, *(onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in tensors.items())],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18), make.make_opsetid("unused", 1)])
     onnx.save(model, path)
@@ -200,18 +201,36 @@ def weights_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
-@pytest.mark.parametrize("scheme", sorted(quantize.ONNX_SCHEMES))
-def test_every_scheme_makes_the_integers_it_promises(scheme: str, tmp_path: Path) -> None:
+def to_int8(
+    source: Path, target: Path, scheme: str, method: str, images: np.ndarray, **options: object
+) -> tuple[str, ...]:
+    """What an export does with a float file, without a data set."""
+    with quiet():
+        model = onnx_graph.prepare(source)
+        histograms = onnx_int8.collect(model, [images])
+    found = ranges.find(histograms, method, onnx_int8.SCHEMES[scheme].symmetric)
+    return onnx_int8.write(model, target, scheme, found, **options)
+
+
+@pytest.mark.parametrize("scheme", sorted(onnx_int8.SCHEMES))
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_every_scheme_makes_the_integers_it_promises(scheme: str, per_channel: bool, tmp_path: Path) -> None:
     images = small_net(tmp_path / "net.onnx")
-    notes = quantize.onnx_to_int8(tmp_path / "net.onnx", tmp_path / "q.onnx", scheme, "minmax", images)
-    assert "int8: 1 of 1 convolutions, 1 of 1 matrix products" in notes
+    notes = to_int8(
+        tmp_path / "net.onnx", tmp_path / "q.onnx", scheme, "minmax", images, per_channel=per_channel
+    )
+    stem = 1 if scheme == "s8s8" else 0  # on CPUs the image's own convolution is faster in float
+    assert f"int8: {1 + stem} of 2 convolutions, 1 of 1 matrix products" in notes
+    assert any("features.0 stays float" in note for note in notes) == (not stem)
     model = onnx.load(tmp_path / "q.onnx")
     values = weights_of(model)
-    assert values["w_quantized"].dtype == np.int8
-    assert values["w_scale"].shape == (4,), "weights have one scale per output channel"
-    assert np.abs(values["w_quantized"].astype(int)).max() <= (64 if scheme == "u8s8-7bit" else 127)
-    assert values["b_quantized"].dtype == np.int32
-    zero = values["input_zero_point"]
+    assert values["features.1.weight_quantized"].dtype == np.int8
+    assert values["features.1.weight_scale"].shape == ((6,) if per_channel else ())
+    assert np.abs(values["features.1.weight_quantized"].astype(int)).max() == (
+        64 if scheme == "u8s8-7bit" else 127
+    )
+    assert values["b2_quantized"].dtype == np.int32
+    zero = values["r_zero_point"]
     assert zero.dtype == (np.int8 if scheme == "s8s8" else np.uint8)
     assert scheme != "s8s8" or all(not v.any() for k, v in values.items() if k.endswith("zero_point"))
     ends = (model.graph.input[0], model.graph.output[0])
@@ -220,7 +239,82 @@ def test_every_scheme_makes_the_integers_it_promises(scheme: str, tmp_path: Path
     assert last.op_type == "Gemm", "logits are not rounded to 8 bits"
     found = parity.run_file(tmp_path / "q.onnx", "onnx", Tensor(images), emulate=True)
     expected = parity.run_file(tmp_path / "net.onnx", "onnx", Tensor(images))
-    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_the_graph_for_cpus_has_integer_operators_alone_and_answers_the_same(tmp_path: Path) -> None:
+    """No hard sigmoid, mean or clip is left in float after the stem: that is what makes MobileNetV3 fast."""
+    images = small_net(tmp_path / "net.onnx")
+    to_int8(tmp_path / "net.onnx", tmp_path / "q.onnx", "u8s8", "minmax", images)
+    found = operators(tmp_path / "q.onnx", tmp_path / "optimised.onnx")
+    assert {k: v for k, v in found.items() if k.startswith("QLinear")} == {
+        "QLinearConv": 1,
+        "QLinearAdd": 1,
+        "QLinearMul": 1,
+        "QLinearGlobalAveragePool": 1,
+    }
+    assert found["QGemm"] == 1
+    assert not found.keys() & {"HardSigmoid", "ReduceMean", "Mul", "Add", "GlobalAveragePool"}
+    run = parity.run_file(tmp_path / "q.onnx", "onnx", Tensor(images))
+    exact = parity.run_file(tmp_path / "q.onnx", "onnx", Tensor(images), emulate=True)
+    assert np.abs(run - exact).max() < 0.05 * np.abs(exact).max(), "fused as it is read operator by operator"
+
+
+def operators(path: Path, target: Path) -> dict[str, int]:
+    """How often each operator occurs in the graph that ONNX Runtime makes of a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(n.op_type for n in onnx.load(target).graph.node)
+
+
+def test_layers_kept_float_by_name_or_pattern(tmp_path: Path) -> None:
+    images = small_net(tmp_path / "net.onnx")
+    for names in (("features.1",), (r"features\..*",), ("conv2",)):
+        notes = to_int8(
+            tmp_path / "net.onnx", tmp_path / "q.onnx", "s8s8", "minmax", images, float_layers=names
+        )
+        left = 0 if "*" in names[0] else 1
+        assert f"int8: {left} of 2 convolutions, 1 of 1 matrix products" in notes
+        assert any("kept float as asked: " in note and "features.1" in note for note in notes)
+    with pytest.raises(StepError, match="No layer is named feature.1.*: features.0, features.1, fc"):
+        to_int8(
+            tmp_path / "net.onnx", tmp_path / "q.onnx", "s8s8", "minmax", images, float_layers=("feature.1",)
+        )
+
+
+def test_dynamic_quantization_takes_the_matrix_products(tmp_path: Path) -> None:
+    images = small_net(tmp_path / "net.onnx")
+    with quiet():
+        notes = onnx_int8.to_dynamic(tmp_path / "net.onnx", tmp_path / "d.onnx", "u8s8")
+    assert notes == (
+        "int8: 1 matrix products, dynamic",
+        "2 convolutions stay float (ConvInteger is slower)",
+    )
+    assert [p.name for p in tmp_path.iterdir() if "prepared" in p.name] == []
+    found = parity.run_file(tmp_path / "d.onnx", "onnx", Tensor(images))
+    expected = parity.run_file(tmp_path / "net.onnx", "onnx", Tensor(images))
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_dead_channel_keeps_its_bias_and_no_scale_is_zero(tmp_path: Path) -> None:
+    """A channel without weights has the output of its bias alone: 32 bits on a scale of almost nothing would lose it."""
+    images = small_net(tmp_path / "net.onnx", dead=2)
+    for scheme in onnx_int8.SCHEMES:
+        for per_channel in (True, False):
+            notes = to_int8(
+                tmp_path / "net.onnx", tmp_path / "q.onnx", scheme, "minmax", images, per_channel=per_channel
+            )
+            assert any(n.startswith("guarded: ") for n in notes) == per_channel
+            values = weights_of(onnx.load(tmp_path / "q.onnx"))
+            for name in (k for k in values if k.endswith("_scale")):
+                assert np.all(np.isfinite(values[name])) and np.all(values[name] > 1e-30), name
+            found = parity.run_file(tmp_path / "q.onnx", "onnx", Tensor(images), emulate=True)
+            expected = parity.run_file(tmp_path / "net.onnx", "onnx", Tensor(images))
+            assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
 class Tensor:
@@ -233,22 +327,23 @@ class Tensor:
         return self.values
 
 
-@pytest.mark.parametrize("ranges", sorted(quantize.RANGES))
-def test_quantization_writes_the_same_bytes_every_time(ranges: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", quantize.RANGES)
+def test_quantization_writes_the_same_bytes_every_time(method: str, tmp_path: Path) -> None:
     images = small_net(tmp_path / "net.onnx")
     for name in ("a", "b"):
-        quantize.onnx_to_int8(tmp_path / "net.onnx", tmp_path / f"{name}.onnx", "u8s8-7bit", ranges, images)
+        to_int8(tmp_path / "net.onnx", tmp_path / f"{name}.onnx", "u8s8-7bit", method, images)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
-def test_outliers_widen_minmax_ranges_but_not_percentile_ranges(tmp_path: Path) -> None:
+def test_outliers_do_not_widen_percentile_and_entropy_ranges(tmp_path: Path) -> None:
     images = np.tile(small_net(tmp_path / "net.onnx"), (20, 1, 1, 1))
-    images[0, 0, 0, 0] = 1000.0  # one value of 153,600; ONNX Runtime's percentile is 99.999
+    images[0, 0, 0, 0] = 1000.0  # one value of 153,600
     scales = {}
-    for ranges in ("minmax", "percentile"):
-        quantize.onnx_to_int8(tmp_path / "net.onnx", tmp_path / "q.onnx", "u8s8", ranges, images)
-        scales[ranges] = float(weights_of(onnx.load(tmp_path / "q.onnx"))["input_scale"])
-    assert scales["percentile"] < scales["minmax"] / 10
+    for method in ("minmax", "percentile", "entropy"):
+        to_int8(tmp_path / "net.onnx", tmp_path / "q.onnx", "s8s8", method, images)
+        scales[method] = float(weights_of(onnx.load(tmp_path / "q.onnx"))["input_scale"])
+    assert scales["minmax"] == pytest.approx(1000 / 127)
+    assert all(scales[method] < scales["minmax"] / 10 for method in ("percentile", "entropy"))
 
 
 def test_a_model_with_nothing_to_quantize_is_a_clear_error(tmp_path: Path) -> None:
@@ -257,15 +352,23 @@ def test_a_model_with_nothing_to_quantize_is_a_clear_error(tmp_path: Path) -> No
     out = make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 4])
     graph = make.make_graph([make.make_node("Sigmoid", ["x"], ["y"])], "g", [value], [out])
     onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 18)]), tmp_path / "s.onnx")
+    images = np.ones((8, 4), dtype=np.float32)
     with pytest.raises(StepError, match="Nothing in the model could be quantized"):
-        quantize.onnx_to_int8(
-            tmp_path / "s.onnx", tmp_path / "q.onnx", "u8s8", "minmax", np.ones((8, 4), dtype=np.float32)
-        )
+        to_int8(tmp_path / "s.onnx", tmp_path / "q.onnx", "u8s8", "minmax", images)
+    with pytest.raises(StepError, match="Nothing in the model could be quantized"), quiet():
+        onnx_int8.to_dynamic(tmp_path / "s.onnx", tmp_path / "q.onnx", "u8s8")
+
+
+def test_a_model_that_answers_nan_cannot_be_calibrated(tmp_path: Path) -> None:
+    images = small_net(tmp_path / "net.onnx")
+    images[3] = np.nan
+    with pytest.raises(StepError, match="the tensor input has values that are not finite"):
+        to_int8(tmp_path / "net.onnx", tmp_path / "q.onnx", "u8s8", "minmax", images)
 
 
 def test_a_shipped_file_says_nothing_about_the_machine_that_made_it(tmp_path: Path) -> None:
     small_net(tmp_path / "net.onnx")
-    quantize.save_onnx(onnx.load(tmp_path / "net.onnx"), tmp_path / "shipped.onnx")
+    onnx_graph.save_onnx(onnx.load(tmp_path / "net.onnx"), tmp_path / "shipped.onnx")
     data = (tmp_path / "shipped.onnx").read_bytes()
     assert b"somebody" not in data
     assert b"unused" not in data

@@ -35,8 +35,17 @@ def _changed(path: str, value: object) -> dict:
     return table
 
 
+GENERAL = ("demo", "small", "full")
+
+
 @pytest.mark.parametrize("name", list(recipe.names()))
-def test_the_recipes_that_come_along_are_valid(name):
+def test_every_recipe_that_comes_along_can_be_read(name):
+    found = recipe.load(name)
+    assert found.description and found.reference in {v.name for v in found.variants}
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_the_general_recipes_try_every_kind_of_compression(name):
     found = recipe.load(name)
     steps = {type(v.step) for v in found.variants}
     assert steps == {TrainStep, DistillStep, PruneStep, QuantizeStep}
@@ -45,7 +54,7 @@ def test_the_recipes_that_come_along_are_valid(name):
 
 
 def test_demo_small_and_full_are_there():
-    assert {"demo", "small", "full"} <= set(recipe.names())
+    assert set(GENERAL) <= set(recipe.names())
 
 
 def test_defaults_overrides_and_patterns():
@@ -53,6 +62,49 @@ def test_defaults_overrides_and_patterns():
     assert found["teacher"].step.training.epochs == 3 and found["small"].step.training.epochs == 5
     assert found["small-int8"].parent == "small" and found["small-int8"].precision == "int8"
     assert found["small"].needs == ("teacher",)
+
+
+def test_every_distilled_variant_has_a_twin_without_a_teacher():
+    found = {v.name: v for v in recipe.parse(GOOD, "x", "x.toml").variants}
+    twin = found[found["small"].alone]
+    assert twin.name == "small-alone" and twin.intermediate and isinstance(twin.step, TrainStep)
+    assert (twin.step.model, twin.step.training) == (found["small"].step.model, found["small"].step.training)
+
+
+def test_a_variant_of_the_recipe_that_is_the_twin_serves_as_one():
+    same = {"step": "train", "model": "edgefit:resnet8", "epochs": 5}
+    found = {v.name: v for v in recipe.parse(_changed("variants/plain", same), "x", "x.toml").variants}
+    assert found["small"].alone == "plain" and "small-alone" not in found
+
+
+def test_two_distillations_of_one_student_share_a_twin():
+    second = dict(GOOD["variants"]["small"], alpha=0.5)
+    found = {v.name: v for v in recipe.parse(_changed("variants/second", second), "x", "x.toml").variants}
+    assert found["second"].alone == found["small"].alone
+
+
+def test_alone_false_trains_no_twin():
+    found = recipe.parse(_changed("variants/small/alone", False), "x", "x.toml").variants
+    assert not [v for v in found if v.name.endswith("alone") or v.alone]
+
+
+def test_a_recovery_has_its_twin_too_and_one_teacher_needs_no_brackets():
+    table = _changed("variants/back", {"step": "distill", "parent": "cut", "teacher": ["teacher", "small"]})
+    found = {v.name: v for v in recipe.parse(table, "x", "x.toml").variants}
+    assert found["back"].needs == ("cut", "teacher", "small")
+    assert found["back-alone"].parent == "cut" and not found["back-alone"].step.model
+    assert found["small"].step.teacher == ("teacher",)
+
+
+def test_how_others_train_is_no_part_of_a_prune_step_that_does_not():
+    before, after = (
+        {v.name: v.step for v in recipe.parse(_changed("training", t), "x", "x.toml").variants}
+        for t in ({"epochs": 3}, {"epochs": 4})
+    )
+    assert before["cut"] == after["cut"] and before["teacher"] != after["teacher"]
+    sparse = _changed("variants/cut/sparse_epochs", 2)
+    cut = next(v.step for v in recipe.parse(sparse, "x", "x.toml").variants if v.name == "cut")
+    assert cut.training.epochs == 3
 
 
 def test_variants_come_after_what_they_need():
@@ -84,7 +136,12 @@ def test_variants_come_after_what_they_need():
         ("variants/small/teacher", "teechr", "Did you mean teacher"),
         ("variants/small/parent", "teacher", "either a model"),
         ("variants/small/temperature", 0.0, "temperature must be positive"),
+        ("variants/small/alone", "no", "alone must be true or false"),
+        ("variants/cut/alone", True, "only a distill step has"),
+        ("variants/teacher/parent", "small", "either a model"),
+        ("variants/q", {"step": "qat"}, "needs a parent"),
         ("variants/cut/macs", 1.5, "macs"),
+        ("variants/cut/latency", 0.5, "one target"),
         ("variants/cut/parent", "", "needs a parent"),
         ("variants/{parent}-int8/precision", "int7", "int8"),
         ("variants/{parent}-int8/parents", "teacher", "go together"),

@@ -25,6 +25,7 @@ from bench.errors import UsageError
 from bench.store import RunData
 from bench.types import Quantity
 from reports import html, plots, rows, tables, text, verdicts
+from reports import page as page_module
 from tests.fixtures import GIVE_HOST, NO_HOST, VARIANTS, FakeRun, example_run, large_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)>|`*é"
@@ -241,7 +242,8 @@ def test_a_collapse_of_accuracy_is_said_once_per_variant(items: list[rows.Row]) 
 
 def test_sentences_stay_short_in_a_large_run(tmp_path: Path) -> None:
     big = large_run(tmp_path, 300)
-    said = tables.verdict_lines(big, rows.rows(big))
+    items = rows.rows(big)
+    said = tables.verdict_lines(big, items, verdicts.compare(big, items))
     assert any("more" in line for line in said)
     assert max(map(len, said)) < 1500
 
@@ -482,7 +484,7 @@ def test_nan_never_reaches_json(run: FakeRun) -> None:
     )
     document = json.loads(tables.render(spoilt, "json"), parse_constant=pytest.fail)
     assert check(document, schema(), schema()) == []
-    assert "NaN" not in html.json_for_script({"x": float("nan")})
+    assert "NaN" not in page_module.json_for_script({"x": float("nan")})
     assert plots.curves(spoilt.variants, "val_loss") is not None
 
 

@@ -38,13 +38,7 @@ class OnnxRuntime(Backend):
         wanted = PROVIDERS[device]
         if wanted[0] not in self._ort.get_available_providers():
             raise Refused(f"this onnxruntime has no {wanted[0]}")
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        if self.exact:  # QDQ nodes are then not fused into this CPU's integer kernels
-            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = self._ort.InferenceSession(path, options, providers=wanted)
+        self._session = self._ort.InferenceSession(path, self._options(threads), providers=wanted)
         if self._session.get_providers()[0] != wanted[0]:
             raise Refused(f"{wanted[0]} did not load; see the worker's messages")
         self._name = self._session.get_inputs()[0].name
@@ -55,6 +49,15 @@ class OnnxRuntime(Backend):
         if device != "cpu":
             self.copies = "input resident on the device; output copied to the host after the timed call"
             self._binding = self._session.io_binding()
+
+    def _options(self, threads: int) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if self.exact:  # QDQ nodes are then not fused into this CPU's integer kernels
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
 
     def _describe(self, args: Any) -> List[Json]:
         return [{"name": a.name, "shape": dims(a.shape), "dtype": TYPES.get(a.type, a.type)} for a in args]

@@ -31,6 +31,8 @@ class OpenVino(Backend):
     model elsewhere, so INFERENCE_PRECISION_HINT is f32, and ``info`` repeats what the plug-in answers.
     """
 
+    profiled = False
+    """Keep the plug-in's counters of each operator."""
     clock = "the request's own clock, as benchmark_app does: without the Python binding"
     copies = "input read in place from host memory; output written to the request's own memory"
 
@@ -100,6 +102,8 @@ class OpenVino(Backend):
             "INFERENCE_NUM_THREADS": str(self._threads),
             "INFERENCE_PRECISION_HINT": "f32",
         }
+        if self.profiled:
+            options["PERF_COUNT"] = "YES"
         if not self.alone:
             options["ENABLE_CPU_PINNING"] = "NO"  # every instance would keep to the same cores
         self._compiled = self._core.compile_model(self._model, "CPU", options)

@@ -1,0 +1,72 @@
+"""A runtime lent to a step: pruning to a latency and the quantization ladder time their candidates with it.
+
+The ratio of two files comes from pairs of fresh processes timed by turns (:mod:`bench.measure.turns`): the candidate and its
+parent meet the same neighbours and clocks, so a few seconds tell what minutes apart would not.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from bench.errors import MissingError, UsageError, nearest
+from bench.measure.turns import orders, time_pair
+from bench.runtimes.base import CellJob
+from bench.stats import mean_interval
+from bench.types import ExportResult, Json, Protocol, Quantity, Target
+
+PAIRS = 3
+PROTOCOL = Protocol(max_seconds=1.0, warmup_seconds=0.2)
+"""Of each process of a candidate: short, since many candidates are timed; the cells measure the chosen ones at length."""
+
+
+def open_target(runtime: str, machine: Json, threads: int = 1, pairs: int = PAIRS) -> Target:
+    """The named runtime of this machine, ready to time.
+
+    Args:
+        machine: ``bench.measure.environment.describe()``; decides the INT8 scheme.
+
+    Raises:
+        UsageError: there is no such runtime.
+        MissingError: it is not installed here; says what to do.
+    """
+    from bench import runtimes
+    from bench.hosts import open_host
+
+    if runtime not in runtimes.names():
+        raise UsageError(
+            f"There is no runtime {runtime!r} to time on", todo=nearest(runtime, runtimes.names())
+        )
+    lent, host = runtimes.get(runtime), open_host("local")
+    probe = lent.probe(host)
+    if not probe.available:
+        raise MissingError(
+            f"A step wants to time its candidates on {runtime}, which is not here", probe.reason, probe.remedy
+        )
+
+    def ratio(base: ExportResult, head: ExportResult) -> Quantity:
+        with tempfile.TemporaryDirectory() as folder:
+            sides = {}
+            for side, made in (("base", base), ("head", head)):
+                (outdir := Path(folder) / side).mkdir()
+                job = CellJob(made.artifact, made.path, outdir, 1, threads, "cpu", PROTOCOL, predict=False)
+                sides[side] = (lent, replace(job))
+            found = [time_pair(sides, order, host).ratio for order in orders(pairs, seed=0)]
+        return _ratio(found, runtime, threads)
+
+    return Target(runtime, lent.format, lent.int8_scheme(machine), ratio)
+
+
+def _ratio(found: list[float], runtime: str, threads: int) -> Quantity:
+    centre, low, high = mean_interval([math.log(r) for r in found])
+    return Quantity(
+        math.exp(centre),
+        "ratio",
+        math.exp(low),
+        math.exp(high),
+        len(found),
+        "measured",
+        f"latency ratio on {runtime}, {threads} thread{'s' if threads > 1 else ''}, batch 1: pairs of processes by turns, t interval",
+    )

@@ -1,0 +1,224 @@
+"""Quantization-aware training: a float parent learns to be right in simulated int8, with its own float outputs as targets.
+
+The result is an ordinary model file of the same architecture (BatchNorm folded into the layers, see
+:func:`compress.qat_graph.graph`) whose ``quantization`` says on which grid each activation was trained. The exporters
+(:mod:`compress.qat_export`) put these grids into the files; nothing is calibrated again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import ConfigError, ModelError, nearest
+from bench.types import Json, Notify, QatStep, QuantizeStep, StepContext, StepResult, Training, digest
+from compress import fake_quant, onnx_int8, qat_graph, ranges
+from compress.fake_quant import Grid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, fx, nn
+
+SCHEMA = 1
+"""Version of ``ModelSpec.quantization``."""
+BATCH = 32
+RUNG = Training(
+    batch_size=64, optimizer="sgd", lr=1e-3, weight_decay=1e-4, warmup_epochs=0.3, augment=(), min_steps=150
+)
+"""How the ladder's last rung trains: short and gently, from weights that are good already."""
+
+
+def check_qat(step: QatStep) -> None:
+    """Raise ConfigError for a QAT step that makes no sense. Needs no torch."""
+    from distill import losses
+    from distill.train import check_training
+
+    if step.scheme not in onnx_int8.SCHEMES:
+        raise ConfigError(
+            f"Unknown quantization scheme {step.scheme!r}", todo=nearest(step.scheme, onnx_int8.SCHEMES)
+        )
+    if step.ranges not in ranges.METHODS:
+        raise ConfigError(
+            f"Unknown way to find first ranges {step.ranges!r}", todo=nearest(step.ranges, ranges.METHODS)
+        )
+    if isinstance(step.images, bool) or not isinstance(step.images, int) or step.images < 1:
+        raise ConfigError(
+            "The first ranges need at least one image", f"images = {step.images}", "Use 128 or more"
+        )
+    for name in losses.parse(step.loss):
+        if name not in losses.LOGIT_LOSSES:
+            raise ConfigError(
+                f"The distillation loss {name} compares features, which a net in simulated int8 does not show",
+                todo=f"Use one of {', '.join(losses.LOGIT_LOSSES)}",
+            )
+    if not 0 < step.temperature < math.inf:
+        raise ConfigError("temperature must be positive", str(step.temperature))
+    if not 0 <= step.alpha <= 1:
+        raise ConfigError("alpha must be between 0 and 1", str(step.alpha))
+    if step.training.freeze_epochs:
+        raise ConfigError(
+            "QAT trains the whole model", f"training.freeze_epochs = {step.training.freeze_epochs}", "Use 0"
+        )
+    check_training(step.training)
+
+
+def run_qat(step: QatStep, ctx: StepContext) -> StepResult:
+    """Train ``ctx.parent`` in simulated int8 and write it to ``ctx.workdir``.
+
+    The teachers are ``ctx.teachers``, or the parent itself.
+
+    Raises:
+        ConfigError: for impossible options.
+        ModelError: without a parent, when the parent was quantized already, or a model knows other classes or images.
+        StepError: when the parent cannot be traced, has nothing to quantize, or the loss stays not finite.
+    """
+    from distill import models
+
+    check_qat(step)
+    data = ctx.data()
+    module, spec = _parent(ctx, data)
+    macs, params = models.count(module, data.preprocess)
+    graph = _traced(module, data)
+    trained, outcome = _train(graph, module, data, step, ctx)
+    # The neutral BatchNorms are in the first graph only; counters of batches in neither.
+    module.load_state_dict(module.state_dict() | _shared(module, graph) | _shared(module, trained))
+    quantization = _quantization(_traced(module, data), trained, data, step)
+    path = ctx.workdir / "model.safetensors"
+    models.save(module, replace(spec, quantization=quantization), path)
+    found = ", ".join(f"{fmt} {accuracy:.4f}" for fmt, accuracy in quantization["accuracy"].items())
+    notes = (*outcome.notes, f"simulated int8 ({step.scheme}), accuracy on validation: {found}")
+    return StepResult(path, macs, params, outcome.history, outcome.best_epoch, notes)
+
+
+def _parent(ctx: StepContext, data: Any) -> tuple[nn.Module, Any]:
+    from distill import train
+
+    if ctx.parent is None:
+        raise ModelError(f"The variant {ctx.variant} has no parent to train in int8")
+    module, spec = train._made(ctx.parent, data, "parent")
+    if spec.quantization:
+        raise ModelError(
+            "The parent was trained in simulated int8 already", todo="Start from its float parent"
+        )
+    return module, spec
+
+
+def _traced(module: nn.Module, data: Any) -> fx.GraphModule:
+    return qat_graph.graph(module, data.normalise(data.images["train"][:1]))
+
+
+def _train(
+    graph: fx.GraphModule, module: nn.Module, data: Any, step: QatStep, ctx: StepContext
+) -> tuple[fx.GraphModule, Any]:
+    """The graph that rounds, with the weights and grids of its best epoch, on the CPU; and what the loop recorded."""
+    from distill import devices, loop, train
+
+    teachers = [train._made(path, data, "teacher")[0] for path in ctx.teachers or (ctx.parent,)]
+    loss = train.label_loss(step.training, data)
+    trainer = loop.Trainer(
+        train.place(fake_quant.insert(graph, first_grids(graph, data, step), step.scheme)), data, step.training,
+        seed=ctx.seed, objective=train.kd_objective(step.loss, step.temperature, step.alpha, teachers, loss),
+        notify=ctx.notify, variant=ctx.variant, workdir=ctx.workdir,
+        identity=digest([step, ctx.seed, data.index.digest]),
+    )  # fmt: skip
+    # The loop tells it from the layers, and a graph has none.
+    trainer.layout = devices.memory_format(module)
+    outcome = trainer.run()
+    return trainer.model.cpu(), outcome
+
+
+def _shared(module: nn.Module, graph: fx.GraphModule) -> dict[str, Tensor]:
+    """The tensors of a graph that the architecture has as well."""
+    own = module.state_dict()
+    return {name: value for name, value in graph.state_dict().items() if name in own}
+
+
+def first_grids(graph: fx.GraphModule, data: Any, step: QatStep) -> dict[str, Grid]:
+    """The grid of each activation from calibration images."""
+    names = set(qat_graph.points(graph).values())
+
+    def batches() -> Iterator[dict[str, NDArray[np.float32]]]:
+        for part in data.calibration(step.images).split(BATCH):
+            yield {name: value.numpy() for name, value in qat_graph.record(graph, part, names).items()}
+
+    symmetric = onnx_int8.SCHEMES[step.scheme].symmetric
+    found = ranges.find(ranges.collect(batches()), step.ranges, symmetric)
+    for name in found:
+        kind = name.rpartition("_")[0]
+        if kind in qat_graph.GATES:
+            found[name] = fake_quant.gate_range("", kind)
+    return {name: fake_quant.grid(ends, step.scheme) for name, ends in found.items()}
+
+
+def _quantization(graph: fx.GraphModule, trained: fx.GraphModule, data: Any, step: QatStep) -> Json:
+    """What the exporters need to know, and what the files must reach: accuracy on validation in float32 arithmetic."""
+    import torch
+
+    from distill.evaluate import evaluate
+
+    with torch.inference_mode():
+        logits = torch.cat([trained(part) for part in data.calibration(step.images).split(BATCH)])
+    found: Json = {
+        "schema": SCHEMA,
+        "scheme": step.scheme,
+        "activations": {name: [g.scale, g.low, g.high] for name, g in fake_quant.grids_of(trained).items()},
+        "logits": [float(logits.min()), float(logits.max())],
+        "data": data.index.digest,
+        "accuracy": {},
+    }
+    for fmt in ("onnx", "tflite"):
+        found["accuracy"][fmt] = evaluate(simulation(graph, found, fmt), data, "validation", None)[1]
+    return found
+
+
+def grids(quantization: Json) -> dict[str, Grid]:
+    """The trained grids in ``ModelSpec.quantization``, by the label of their node in the graph."""
+    return {name: Grid(*values) for name, values in quantization["activations"].items()}
+
+
+def simulation(graph: fx.GraphModule, quantization: Json, fmt: str) -> nn.Module:
+    """What a file computes, down to the rounding inside the kernels of its runtime.
+
+    Args:
+        graph: of the trained model (:func:`compress.qat_graph.graph`).
+        fmt: onnx (its logits stay float) or tflite (they are rounded).
+    """
+    from torch import nn
+
+    scheme, known = quantization["scheme"], grids(quantization)
+    for name in known:
+        kind = name.rpartition("_")[0]
+        if kind in qat_graph.GATES:
+            known[name] = fake_quant.grid(fake_quant.gate_range(fmt, kind), scheme)
+    module = fake_quant.insert(graph, known, scheme, fmt)
+    if fmt == "onnx":
+        return module
+    logits = fake_quant.grid(tuple(quantization["logits"]), scheme)
+    return nn.Sequential(module, fake_quant.modules().activation(logits)).eval()
+
+
+def qat_rung(
+    model: Path, step: QuantizeStep, data: Any, workdir: Path, scheme: str, seed: int, notify: Notify
+) -> Path:
+    """The last rung of the ladder: ``step.qat_epochs`` of training from a float model; returns the model file.
+
+    Done once for each scheme (LiteRT's files are served by u8s8) and found again in ``workdir``.
+    """
+    chosen = QatStep(
+        scheme="u8s8" if scheme not in onnx_int8.SCHEMES else scheme,
+        images=step.images,
+        training=replace(RUNG, epochs=step.qat_epochs),
+    )
+    place = workdir / f"qat-{digest([chosen, seed, data.index.digest, model.name])}"
+    done = place / "model.safetensors"
+    if not done.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        context = StepContext(
+            variant=f"{model.stem}: QAT", seed=seed, data=lambda: data, parent=model, teachers=(), workdir=place, notify=notify
+        )  # fmt: skip
+        run_qat(chosen, context)
+    return done

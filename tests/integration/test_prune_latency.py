@@ -1,0 +1,200 @@
+"""Pruning to a latency: the search with a stand-in for the runtime, and once for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.errors import ConfigError, MissingError, StepError
+from bench.types import ExportResult, Json, PruneStep, Quantity, StepContext, StepResult, Target
+from compress import latency
+from compress.prune import run_prune
+from distill import models
+from distill.data import Dataset
+from tests.integration.conftest import DigitsAt
+from tests.integration.test_prune import saved
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def digits(digits_at: DigitsAt) -> Dataset:
+    return digits_at(16)
+
+
+@pytest.fixture(scope="module")
+def parent(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved("edgefit:resnet20", digits, tmp_path_factory.mktemp("parent"))
+
+
+class StandIn:
+    """A runtime whose latency is a function of a file's (MACs, convolutions); counts what it times."""
+
+    def __init__(self, time: Callable[[int, int], float], width: float = 0.01) -> None:
+        self.time, self.width, self.timed = time, width, []
+
+    def of(self, path: Path) -> float:
+        module, spec = models.load(path)
+        convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in module.modules())
+        return self.time(models.count(module, spec.preprocess)[0], convolutions)
+
+    def ratio(self, base: ExportResult, head: ExportResult) -> Quantity:
+        value = self.of(head.path) / self.of(base.path)
+        self.timed.append(value)
+        return Quantity(value, "ratio", value * (1 - self.width), value * (1 + self.width), 3, "measured")
+
+    def target(self, runtime: str) -> Target:
+        return Target(runtime, "safetensors", "", self.ratio)
+
+
+def prune(
+    step: PruneStep, parent: Path, digits: Dataset, work: Path, target: Callable[[str], Target] | None
+) -> tuple[StepResult, list[tuple[str, Json]]]:
+    said: list[tuple[str, Json]] = []
+    work.mkdir(parents=True, exist_ok=True)
+    ctx = StepContext(
+        "v", 0, lambda: digits, parent, (), work, lambda event, info: said.append((event, info)), target
+    )
+    return run_prune(step, ctx), said
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_the_target_is_met_closely_with_few_measurements(
+    floor: float, parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    dense = models.count(models.load(parent)[0], digits.preprocess)[0]
+    runtime = StandIn(lambda macs, _: floor * dense + (1 - floor) * macs)
+    result, said = prune(PruneStep(latency=0.6, round_to=2), parent, digits, tmp_path, runtime.target)
+    reached = runtime.of(result.model) / runtime.of(parent)
+    assert 0.9 * 0.6 <= reached <= 0.6
+    assert len(runtime.timed) == len(set(runtime.timed)) <= latency.TIMED
+    assert any(f"latency {reached:.2f}x" in note and "target 0.60x" in note for note in result.notes)
+    assert sum(note.startswith("timed: ") for note in result.notes) == len(runtime.timed)
+    assert not any(event == "warning" for event, _ in said)
+    assert not (tmp_path / "timed").exists()
+
+
+def test_where_only_depth_counts_the_least_blocks_that_are_enough_go(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    runtime = StandIn(lambda _, convolutions: convolutions)  # 21 in the parent, 2 in each block that can go
+    step = PruneStep(latency=0.7, round_to=8, blocks=True)
+    result, _ = prune(step, parent, digits, tmp_path, runtime.target)
+    spec = models.read_spec(result.model)
+    assert len(spec.removed) == 4
+    assert not spec.widths
+    assert len(runtime.timed) <= latency.TIMED_WITH_BLOCKS
+    assert any("blocks left out: " + ", ".join(spec.removed) in note for note in result.notes)
+    module, _ = models.load(result.model)
+    assert runtime.of(result.model) / runtime.of(parent) == pytest.approx(13 / 21)
+    assert module(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
+
+
+def test_blocks_and_channels_go_together_where_neither_is_enough(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    dense = models.count(models.load(parent)[0], digits.preprocess)[0]
+    runtime = StandIn(lambda macs, convolutions: 0.5 * macs / dense + 0.5 * convolutions / 21)
+    step = PruneStep(latency=0.25, round_to=2, blocks=True)
+    result, said = prune(step, parent, digits, tmp_path, runtime.target)
+    spec = models.read_spec(result.model)
+    assert runtime.of(result.model) / runtime.of(parent) <= 0.25
+    assert len(spec.removed) >= 5
+    assert spec.widths
+    assert len(runtime.timed) <= latency.TIMED_WITH_BLOCKS
+    assert not any(event == "warning" for event, _ in said)
+
+
+def test_the_closest_is_kept_and_said_when_the_target_cannot_be_met(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    dense = models.count(models.load(parent)[0], digits.preprocess)[0]
+    runtime = StandIn(lambda macs, _: dense + macs)
+    result, said = prune(PruneStep(latency=0.4, round_to=8), parent, digits, tmp_path, runtime.target)
+    reached = runtime.of(result.model) / runtime.of(parent)
+    assert reached == pytest.approx(min(runtime.timed))
+    assert 0.5 < reached < 0.8
+    text = next(info["text"] for event, info in said if event == "warning")
+    assert f"cannot be met, the closest is kept: latency {reached:.2f}x" in text
+    assert text in result.notes
+
+
+def test_a_noisy_timing_that_leaves_the_answer_open_is_repeated(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    quiet, noisy = StandIn(lambda macs, _: macs), StandIn(lambda macs, _: macs, width=0.4)
+    for runtime, work in ((quiet, "quiet"), (noisy, "noisy")):
+        prune(PruneStep(latency=0.6, round_to=2), parent, digits, tmp_path / work, runtime.target)
+    assert len(noisy.timed) > len(quiet.timed)
+
+
+def broken(base: ExportResult, head: ExportResult) -> Quantity:
+    raise OSError("the worker was killed")
+
+
+def unmeasured(base: ExportResult, head: ExportResult) -> Quantity:
+    return Quantity.missing("timed out")
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(broken, "worker was killed"), (unmeasured, "timed out")])
+def test_a_measurement_that_fails_is_an_error_that_says_why(
+    ratio: Callable[[ExportResult, ExportResult], Quantity],
+    said: str,
+    parent: Path,
+    digits: Dataset,
+    tmp_path: Path,
+) -> None:
+    def target(runtime: str) -> Target:
+        return Target(runtime, "safetensors", "", ratio)
+
+    with pytest.raises(StepError, match=f"could not be timed on onnxruntime.*{said}"):
+        prune(PruneStep(latency=0.6), parent, digits, tmp_path, target)
+    assert not (tmp_path / "timed").exists()
+
+
+def test_a_runtime_that_is_not_here_or_not_lent_is_said(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    def absent(runtime: str) -> Target:
+        raise MissingError(f"{runtime} is not here", todo="Install it")
+
+    with pytest.raises(MissingError, match="litert is not here"):
+        prune(PruneStep(latency=0.6, runtime="litert"), parent, digits, tmp_path, absent)
+    with pytest.raises(ConfigError, match="needs a runtime to time on"):
+        prune(PruneStep(latency=0.6), parent, digits, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(1.0, "no win on onnxruntime"), (0.8, "onnxruntime gains from the zeros")]
+)
+def test_sparsity_gives_an_honest_verdict(
+    share: float, said: str, parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    def ratio(base: ExportResult, head: ExportResult) -> Quantity:
+        assert models.read_spec(head.path).widths == models.read_spec(base.path).widths
+        return Quantity(share, "ratio", share - 0.01, share + 0.01, 3, "measured")
+
+    step = PruneStep(sparsity="2:4")
+    result, _ = prune(
+        step, parent, digits, tmp_path, lambda runtime: Target(runtime, "safetensors", "", ratio)
+    )
+    assert any(said in note for note in result.notes)
+    assert any("when zipped" in note for note in result.notes)
+    assert models.read_spec(result.model).sparsity == "2:4"
+
+
+def test_pruning_is_timed_on_the_real_runtime(
+    parent: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One candidate on ONNX Runtime: half of the blocks of a ResNet-20 cannot take as long as all."""
+    pytest.importorskip("onnxruntime")
+    from bench.targets import open_target
+
+    monkeypatch.setattr(latency, "TIMED_WITH_BLOCKS", 1)
+    step = PruneStep(latency=0.8, round_to=16, blocks=True)
+    result, _ = prune(step, parent, digits, tmp_path, lambda name: open_target(name, {"flags": []}, pairs=2))
+    assert models.read_spec(result.model).removed
+    assert any(note.startswith("timed: ") and "n=2" in note for note in result.notes)

@@ -1,0 +1,35 @@
+"""A runtime lent to a step: real files, timed by turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.errors import MissingError, UsageError
+from bench.measure import environment
+from bench.runtimes.base import Probe
+from bench.runtimes.onnxruntime_ import OnnxRuntime
+from bench.targets import open_target
+from bench.types import ExportResult
+from tests.tiny import Tiny
+
+
+def test_a_file_against_itself_takes_as_long(tiny: Tiny):
+    target = open_target("onnxruntime", environment.describe())
+    made = ExportResult(tiny.path("onnx"), tiny.artifact("onnx"), {})
+    found = target.ratio(made, made)
+    assert target.format == "onnx" and target.scheme.startswith("u8s8")
+    assert found.n == 3 and found.low <= found.value <= found.high
+    assert found.value == pytest.approx(1.0, abs=0.15)
+    assert found.provenance == "measured" and "by turns" in found.method
+
+
+def test_a_runtime_that_is_not_here_says_what_to_do(monkeypatch):
+    absent = Probe(False, reason="the package onnxruntime is not installed", remedy="pip install onnxruntime")
+    monkeypatch.setattr(OnnxRuntime, "probe", lambda self, host: absent)
+    with pytest.raises(MissingError, match="not here.*pip install onnxruntime"):
+        open_target("onnxruntime", {})
+
+
+def test_an_unknown_runtime_is_named():
+    with pytest.raises(UsageError, match="Did you mean onnxruntime"):
+        open_target("onnxruntmie", {})

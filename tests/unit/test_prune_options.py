@@ -1,0 +1,52 @@
+"""What a pruning step refuses before any work, and what it takes for granted."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.errors import ConfigError
+from bench.types import PruneStep, Training
+from compress.importance import NAMES
+from compress.prune import SCOPES, check_prune, target
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (PruneStep(macs=1.0), "macs = 1.0"),
+        (PruneStep(macs=float("nan")), "between 0 and 1"),
+        (PruneStep(params=-0.5), "params = -0.5"),
+        (PruneStep(latency=1.2), "latency = 1.2"),
+        (PruneStep(macs=0.5, latency=0.6), "one target.*macs = 0.5 and latency = 0.6"),
+        (PruneStep(params=0.5, size=0.5), "one target"),
+        (PruneStep(importance="taylr"), "Did you mean taylor?"),
+        (PruneStep(scope="isomorph"), "Did you mean isomorphic?"),
+        (PruneStep(sparsity="4:2"), "2:4"),
+        (PruneStep(round_to=-1), "round_to must be a whole number"),
+        (PruneStep(steps=0), "steps must be a whole number of at least 1"),
+        (PruneStep(steps=True), "steps must be a whole number"),
+        (PruneStep(step_epochs=2), "there is one"),
+        (PruneStep(sparse_epochs=-1), "sparse_epochs"),
+        (PruneStep(sparse_epochs=1, training=Training(lr=-1.0)), "lr must be positive"),
+        (PruneStep(sparsity="unstructured", amount=1.0), "amount = 1.0"),
+        (PruneStep(sparsity="unstructured", macs=0.5), "does not use macs"),
+        (PruneStep(sparsity="unstructured", blocks=True), "does not use blocks"),
+        (PruneStep(sparsity="2:4", amount=0.7), "does not use amount"),
+        (PruneStep(sparsity="2:4", importance="taylor"), "does not use importance"),
+    ],
+)
+def test_impossible_pruning_is_refused(step: PruneStep, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_prune(step)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_importance_goes_with_every_scope(name: str, scope: str) -> None:
+    check_prune(PruneStep(importance=name, scope=scope, steps=3, step_epochs=1, blocks=True))
+
+
+def test_half_of_the_macs_is_the_target_where_none_is_named() -> None:
+    assert target(PruneStep()) == ("macs", 0.5)
+    assert target(PruneStep(latency=0.6)) == ("latency", 0.6)
+    assert target(PruneStep(size=0.25)) == ("size", 0.25)
