@@ -116,6 +116,8 @@ def _tell(search: Any, setup: Any, path: Path, as_json: bool, interrupted: bool)
 
     if as_json:
         print_json(document(search, setup, path))
+    elif search.reference is None:
+        say("nothing was measured yet")
     else:
         terminal = console(stderr=False)
         terminal.print(table(search, setup, terminal.width))
@@ -132,11 +134,11 @@ def _tell(search: Any, setup: Any, path: Path, as_json: bool, interrupted: bool)
 
 def _say_problems(search: Any) -> None:
     found = search.answer()
-    pruned = [f for f in found if f.result.state == "pruned"]
-    for f in pruned[:5]:
-        say(f"given up: {f.name}: {f.result.reason}")
-    if len(pruned) > 5:
-        say(f"given up: {len(pruned) - 5} more; --json has them all")
+    reasons = dict.fromkeys(f.result.reason for f in found if f.result.state == "pruned")
+    for reason in list(reasons)[:5]:
+        say(f"given up: {reason}")
+    if len(reasons) > 5:
+        say(f"given up: {len(reasons) - 5} more; --json has them all")
     for text in search.failed:
         say(f"failed: {text}")
 

@@ -278,10 +278,9 @@ def _sqnr(subject: Subject, graph: Graph, seed: int) -> tuple[dict[str, Json], s
         Exception
     ) as error:  # data that moved away, a file of another make: the times are still worth showing
         return {}, f"not compared with the float file: {' '.join(str(error).split())[:200]}"
-    names = {row["layer"]: row for row in rows}
-    if len(rows) == len(graph.layers):  # both in the file's order
-        names |= {layer.name: row for layer, row in zip(graph.layers, rows, strict=True)}
-    return names, ""
+    by_order = dict(zip((layer.name for layer in graph.layers), rows, strict=False))
+    by_name = {row["layer"]: row for row in rows}
+    return (by_order if len(rows) == len(graph.layers) else {}) | by_name, ""
 
 
 def _images(subject: Subject, seed: int) -> Any:

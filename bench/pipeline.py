@@ -51,13 +51,13 @@ class Outcome:
     skipped: int = 0
 
 
-def execute(prepared: Prepared, run: Run, notify: Notify) -> Outcome:
-    """Do whatever of the plan is not done yet.
+def execute(prepared: Prepared, run: Run, notify: Notify, data: Callable[[], Any] | None = None) -> Outcome:
+    """Do whatever of the plan is not done yet; ``data`` lends the data set where the caller has it decoded.
 
     ``notify`` gets ``("stage", {"name", "total"})``, ``("item", {"name", "done"})`` and the events of
     the steps and workers. KeyboardInterrupt passes through with finished work kept.
     """
-    engine = _Engine(prepared, run, notify)
+    engine = _Engine(prepared, run, notify, data)
     _write_manifest(prepared, run)
     engine.variants()
     with closing(CellMaker(prepared, run, notify, engine.data)) as maker:
@@ -96,8 +96,10 @@ def _environment(before: Json | None, now: Json) -> Json:
 
 
 class _Engine:
-    def __init__(self, prepared: Prepared, run: Run, notify: Notify) -> None:
-        self.prepared, self.run, self.notify = prepared, run, notify
+    def __init__(
+        self, prepared: Prepared, run: Run, notify: Notify, data: Callable[[], Any] | None = None
+    ) -> None:
+        self.prepared, self.run, self.notify, self._lent = prepared, run, notify, data
         self.plan: Plan = prepared.plan
         self.outcome = Outcome()
         self._dataset: Any = None
@@ -105,6 +107,8 @@ class _Engine:
 
     def data(self) -> Any:
         """The data set, decoded on first use."""
+        if self._lent is not None:
+            return self._lent()
         if self._dataset is None:
             from distill import data
 

@@ -41,7 +41,7 @@ STEPS: dict[str, type[Any]] = {
     "quantize": QuantizeStep,
     "qat": QatStep,
 }
-_TOP = ("schema", "description", "reference", "runtimes", "data", "training", "protocol", "variants")
+_TOP = ("schema", "description", "reference", "runtimes", "data", "training", "protocol", "variants", "tune")
 ALONE = "-alone"
 """Ends the name of a variant that is trained as a distilled one, without its teacher."""
 _VARIANT = ("step", "parent", "parents", "intermediate", "alone")
@@ -71,8 +71,20 @@ def names() -> dict[str, Path]:
 def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read the recipe of that name (or a path to a TOML file), apply ``key=value`` overrides, check it.
 
+    Its table ``tune`` is for :mod:`bench.tune`, which checks it.
+
     Raises:
         ConfigError: unknown name, malformed TOML, unknown keys, impossible values, or a cycle.
+    """
+    table, path = read(name, overrides)
+    return parse(table, path.stem, str(path))
+
+
+def read(name: str, overrides: dict[str, Any] | None = None) -> tuple[Json, Path]:
+    """The TOML table of a recipe with ``key=value`` overrides applied, not yet checked; and its file.
+
+    Raises:
+        ConfigError: unknown name, malformed TOML, or an override of what is not there.
     """
     known = names()
     if name in known:
@@ -84,7 +96,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     table = read_toml(path)
     for key, value in (overrides or {}).items():
         _override(table, key, value)
-    return parse(table, path.stem, str(path))
+    return table, path
 
 
 def parse_override(text: str) -> tuple[str, Any]:

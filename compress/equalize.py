@@ -1,8 +1,8 @@
-"""The same float net with weights that survive 8 bits better: cross-layer equalisation and empirical bias correction.
+"""The same float net in a form that 8 bits hurt less: cross-layer equalisation, empirical bias correction.
 
-M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019. Both act on a copy of
-the model, so that every format gains from them; BatchNorm is folded first (:func:`compress.qat_graph.graph`), and the
-architecture stays the same.
+M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019. Both act
+on a copy of the model, so that every format gains from them; BatchNorm is folded first
+(:func:`compress.qat_graph.graph`), and the architecture stays the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ IMAGES = 64
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers whose channels meet: ``first`` makes what only ``second`` reads, through ``last`` (ReLU or nothing).
+    """Two layers whose channels meet: only ``second`` reads what ``first`` makes, by way of ``last``.
 
     ``limit`` is where the activation between them clips, or None.
     """
@@ -79,7 +79,8 @@ def improve(
         if correct_bias:
             rounded = {
                 node for node in layers(graph)
-                if not onnx_int8.matches(float_layers, (layer_name(node),)) and not (float_stem and _is_stem(graph, node))
+                if not onnx_int8.matches(float_layers, (layer_name(node),))
+                and not (float_stem and _is_stem(graph, node))
             }  # fmt: skip
             notes.append(_correct(graph, images[:count], rounded, limit, per_channel))
     made = copy.deepcopy(module)
@@ -144,7 +145,7 @@ def pairs(graph: fx.GraphModule) -> list[Pair]:
 
 
 def _equalize(graph: fx.GraphModule, images: Tensor) -> str:
-    """Make the weights that lead to a channel and those that leave it equally large, in place; returns a note."""
+    """Make the weights into a channel and those out of it equally large, in place; returns a note."""
     import torch
 
     found = pairs(graph)
@@ -179,14 +180,14 @@ def _equalize(graph: fx.GraphModule, images: Tensor) -> str:
 def _pair_scale(graph: fx.GraphModule, pair: Pair, least: Tensor, free: Tensor) -> Tensor:
     """Scale one pair's channels, in place; returns the divisors of the first layer's outputs.
 
-    ``least`` keeps the divisors from making any channel's activation larger than the largest one of the tensor: rounded
-    activations share one scale.
+    ``least`` keeps the divisors from making any channel's activation larger than the largest one of the
+    tensor: rounded activations share one scale.
     """
     import torch
 
     first, second = _weight(graph, pair.first), _weight(graph, pair.second)
     rows = first.flatten(1).abs().amax(1)
-    # (groups, outputs of a group, inputs of a group, kernel): an input channel is one place of the first and third.
+    # (groups, outputs of a group, its inputs, kernel): an input channel is a place of the first and third.
     arguments: Any = pair.second.args
     groups = int(arguments[6]) if len(arguments) > 6 else 1
     blocks = second.view(groups, second.shape[0] // groups, second.shape[1], -1)
@@ -208,7 +209,7 @@ def _pair_scale(graph: fx.GraphModule, pair: Pair, least: Tensor, free: Tensor) 
 def _correct(
     graph: fx.GraphModule, images: Tensor, rounded: set[fx.Node], limit: int, per_channel: bool
 ) -> str:
-    """Shift the biases, layer by layer, until rounded weights give each output channel its mean, in place; returns a note.
+    """Shift biases until rounded weights give each output channel its mean, in place; returns a note.
 
     Each layer sees what the rounded and corrected layers before it answer.
     """
@@ -244,7 +245,7 @@ def _correct(
 
 
 def round_weight(weight: Tensor, limit: int, per_channel: bool = True) -> Tensor:
-    """A weight on its int8 grid: symmetric, one scale per output channel (the first dimension) or one for all."""
+    """A weight on its int8 grid: symmetric, one scale per output channel (dimension 0) or one for all."""
     over = tuple(range(1 if per_channel else 0, weight.ndim))
     scale = weight.abs().amax(over, keepdim=True).clamp(min=1e-12) / limit
     return (weight / scale).round() * scale

@@ -1,7 +1,8 @@
-"""Turn a model file into an artifact a runtime can load: torch.export program, ONNX, TFLite or ExecuTorch program.
+"""Turn a model file into an artifact that a runtime loads: torch.export or ExecuTorch program, ONNX, TFLite.
 
 Every artifact takes float32 images, already normalised, and answers float32 logits; reduced precision
-is inside (``input = "int8"`` of a quantize step makes TFLite files that take int8). ``pt2``, ``onnx`` and ``pte`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C.
+is inside (``input = "int8"`` of a quantize step makes TFLite files that take int8). ``pt2``, ``onnx`` and
+``pte`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def export(
     """Write one artifact of a model and check it against the model on real images.
 
     Args:
-        model: a ``.safetensors`` model file. One that was trained in simulated int8 brings its own int8 ranges.
+        model: a ``.safetensors`` model file. One trained in simulated int8 brings its own ranges.
         fmt: ``pt2``, ``onnx``, ``tflite``, ``pte`` or ``safetensors`` (the model file itself).
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         scheme: for int8 ``u8s8``, ``u8s8-7bit``, ``s8s8`` (onnx) or ``litert`` (tflite); else empty.
@@ -283,7 +284,7 @@ def _logits(
     found = run()
     if scheme == "u8s8":
         exact = run(emulate=True)
-        # Integer kernels add up exactly what the emulation adds up in float, unless their accumulators overflow.
+        # Integer kernels add up what the emulation adds up in float, unless their accumulators overflow.
         if abs(found - exact).max() > abs(exact - reference).max():
             here, wide = ((v.argmax(1) == reference.argmax(1)).mean() for v in (found, exact))
             return found, (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.errors import StepError
 from compress import ranges
 from compress.onnx_int8 import SCHEMES
-from compress.qat_graph import GATED, GATES, WEIGHTED, float_nodes, label, operator, origin, points
+from compress.qat_graph import CLIPS, GATED, GATES, WEIGHTED, float_nodes, label, operator, origin, points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def _rounded() -> Any:
             if not ctx.needs_input_grad[1]:
                 return inside, None, None, None
             some = slice(None, None, SHARE) if len(x) >= SHARE else slice(None)
-            learned = grad[some].float().mul_(y[some]).sum() - inside[some].float().mul_(x[some]).sum()
+            learned = (grad[some].float() * y[some]).sum() - (inside[some].float() * x[some]).sum()
             # Divided as in LSQ, so that scales move about as fast as weights do.
             return inside, learned * (len(x) / len(x[some])) / math.sqrt(x.numel() * ctx.high), None, None
 
@@ -202,9 +202,9 @@ def insert(made: fx.GraphModule, grids: dict[str, Grid], scheme: str, fmt: str =
     rounded.add_submodule("round_weight", make.weight(SCHEMES[scheme].weight_limit))
     rounded.add_submodule("round_bias", make.bias(SCHEMES[scheme].weight_limit))
     for name in dict.fromkeys(where.values()):
-        rounded.add_submodule(
-            f"round.{name}", make.activation(grids[name], operator(nodes[name]) not in GATES)
-        )
+        # A clip's range must stay inside its bounds, because ONNX files leave the clip to it.
+        learned = operator(nodes[name]) not in (*GATES, *CLIPS)
+        rounded.add_submodule(f"round.{name}", make.activation(grids[name], learned))
     gates = {
         name: (grids.get(where.get(label(origin(node.args[0])), "")), grids.get(where.get(name, "")))
         for name, node in nodes.items()

@@ -1,4 +1,4 @@
-"""A torch module as a float file of each format; the exporters print, so callers silence them (:mod:`compress.quiet`)."""
+"""A torch module as a float file; the exporters print, so callers silence them (:mod:`compress.quiet`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONNX_LIMIT = 2**31 - 2**20
 
 
 def write(module: nn.Module, images: Any, target: Path) -> None:
-    """Write ``target`` as ``.onnx`` or ``.tflite``, as its suffix says; ``images`` (N x C x H x W) to trace with.
+    """Write ``target``, ``.onnx`` or ``.tflite``; ``images`` (N x C x H x W) to trace with.
 
     Raises:
         StepError: a model too large for ONNX. Whatever the exporter raises besides.

@@ -58,8 +58,9 @@ def _onnxruntime(graph: Graph, rows: Sequence[Json]) -> list[Kernel]:
 
 
 def _openvino(graph: Graph, rows: Sequence[Json]) -> list[Kernel]:
-    """By the node that an operator was made of; the kernel's name ends in its arithmetic (``brgconv_avx512_I8``)."""
-    layers = {k.layer.node: k.layer for k in graph.kernels if k.layer and k.layer.node}
+    """By the node that an operator was made of, or the tensor that it makes; the kernel's name ends in its arithmetic
+    (``brgconv_avx512_I8``)."""
+    layers = {name: k.layer for k in graph.kernels if k.layer for name in (*k.results, k.layer.node) if name}
     found = []
     for row in rows:
         if row["op"] in OPENVINO_CONVERSIONS:

@@ -1,7 +1,8 @@
-"""Post-training quantization, dearer rung by rung, until the accuracy lost against the float file is within a budget.
+"""Post-training quantization, dearer rung by rung, until the accuracy lost is within a budget.
 
-Every rung is measured on all validation images, on the runtime of its format, against the float file's answers to the same
-images. A rung builds on the best one before it; histograms of the calibration images are collected once for each model.
+Every rung is measured on all validation images, on the runtime of its format, against the float file's
+answers to the same images. A rung builds on the best one before it; histograms of the calibration images are
+collected once for each model.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,16 +31,19 @@ IMAGES = 64
 """Validation images by which layers are ranked."""
 MOST = 0.5
 """Of all layers that may go back to float."""
-METHOD = "accuracy of the int8 file less that of the float file, same validation images, Agresti and Min's interval for pairs"
+METHOD = (
+    "float accuracy less int8 accuracy on the same validation images, Agresti and Min's interval for pairs"
+)
 
 
 @dataclass(frozen=True)
 class Makers:
     """What makes the files of the rungs.
 
-    ``plain`` is the float parent. ``improved(step, path)`` writes the float file of the equalised and corrected model to
-    ``path``; ``described(path, precision)`` tells a runtime how to feed a file; ``trained(path)`` writes the int8 file of
-    the last rung, None where nothing trains; ``quietly`` runs what prints.
+    ``plain`` is the float parent. ``improved(step, path)`` writes the float file of the equalised and
+    corrected model to ``path``; ``described(path, precision)`` tells a runtime how to feed a file;
+    ``trained(path)`` writes the int8 file of the last rung, None where nothing trains; ``quietly`` runs what
+    prints.
     """
 
     plain: FloatFile
@@ -76,7 +80,7 @@ class Ladder:
     trail: list[Json] = field(default_factory=list)
 
     def climb(self, target: Path) -> tuple[tuple[str, ...], tuple[Json, ...]]:
-        """Write the file of the first rung that holds, or of the best one; returns (notes, the rungs that were tried).
+        """Write the file of the first rung that holds, or of the best one; returns (notes, rungs tried).
 
         Raises:
             StepError: when no rung made a file.
@@ -135,7 +139,7 @@ class Ladder:
         return self._candidate(replace(step, ranges="mse"), source, path)
 
     def _float(self, path: Path, row: Json) -> Candidate | str:
-        """Layers that add most noise back to float, more and more of them until the loss is within the budget."""
+        """The layers that add most noise go back to float, until the loss is within the budget."""
         step, source = self._from_best()
         before = self.best or self._candidate(step, source, path)
         rows = self.makers.quietly(
@@ -144,11 +148,10 @@ class Ladder:
         ranked = sensitivity.ranked(rows)
         best: Candidate | None = None
         row["tried"] = []
-        for count in _counts(max(1, int(len(ranked) * MOST))):
-            names = tuple(ranked[:count])
+        for names in _growing(ranked, int(len(ranked) * MOST)):
             chosen = replace(step, float_layers=(*step.float_layers, *map(re.escape, names)))
-            made = self._candidate(chosen, source, path.with_name(f"float-{count}{path.suffix}"))
-            row["tried"].append([count, made.drop])
+            made = self._candidate(chosen, source, path.with_name(f"float-{len(names)}{path.suffix}"))
+            row["tried"].append([len(names), made.drop])
             if best is None or made.drop < best.drop:
                 best = replace(made, culprits=names)
             if self._within(made):
@@ -225,7 +228,8 @@ class Ladder:
 
     def _verdict(self, held: str) -> tuple[str, ...]:
         assert self.best is not None and self.step.max_drop is not None
-        lost = f"{100 * self.best.drop:.2f} points lost [{100 * self.best.interval[0]:.2f}, {100 * self.best.interval[1]:.2f}]"
+        drop, low, high = (100 * v for v in (self.best.drop, *self.best.interval))
+        lost = f"{drop:.2f} points lost [{low:.2f}, {high:.2f}]"
         budget = f"max_drop {100 * self.step.max_drop:g} points"
         culprits = f"; back in float: {', '.join(self.best.culprits)}" if self.best.culprits else ""
         if held:
@@ -234,13 +238,17 @@ class Ladder:
         return (f"NO RUNG OF THE LADDER HOLDS {budget}: the best one is kept, {lost}{culprits} ({tried})",)
 
 
-def _counts(most: int) -> Iterator[int]:
-    """1, 2, 3, 5, 8, ... up to ``most``."""
+def _growing(ranked: Sequence[tuple[str, ...]], most: int) -> Iterator[tuple[str, ...]]:
+    """Names of the first 1, 2, 3, 5, 8, ... of ``ranked``, until more than ``most`` layers would go."""
     one, two = 1, 2
-    while one < most:
-        yield one
+    while True:
+        names = tuple(dict.fromkeys(name for group in ranked[:one] for name in group))
+        if not names or (one > 1 and len(names) > most):
+            return
+        yield names
+        if one >= len(ranked):
+            return
         one, two = two, one + two
-    yield most
 
 
 def sentence(row: Json) -> str:

@@ -92,7 +92,7 @@ class Graph:
 
 
 def values(source: Path, batches: Iterable[Images], names: Mapping[str, int]) -> Iterator[dict[str, Images]]:
-    """The named tensors (name: index) of a file for each image of batches (n, C, H, W), fed as 1 x H x W x C."""
+    """The named tensors (name: index) for each image of batches (n, C, H, W), which is fed as 1 x H x W x C."""
     import warnings
 
     from ai_edge_litert.interpreter import Interpreter
@@ -146,7 +146,8 @@ def write(
 
     Args:
         found: the range of every float activation by its name in the file (:func:`compress.ranges.find`).
-        float_layers: regular expressions for names of layers (:meth:`Graph.layer`) or output tensors that stay float.
+        float_layers: regular expressions for names of layers (:meth:`Graph.layer`) or output tensors that
+        stay float.
         int8_input: the file takes int8 images; else it takes float32 and quantizes them itself.
 
     Returns:
@@ -213,7 +214,7 @@ def _keep_float(plan: Any, graph: Graph, patterns: Sequence[str]) -> tuple[str, 
 def _guarded_weights(
     graph: Graph, found: Mapping[str, ranges.Range], per_channel: bool
 ) -> tuple[dict[str, Any], int]:
-    """Ranges of the weights that need a guard, as the quantizer's figures, and how many scales were raised."""
+    """Ranges of the weights that need a guard, for the quantizer, and how many scales were raised."""
     import numpy as np
 
     figures: dict[str, Any] = {}

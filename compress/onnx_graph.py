@@ -1,8 +1,8 @@
 """Float ONNX graphs on their way to int8: the form whose operators ONNX Runtime has integer kernels for.
 
-Measured on an AVX-512 VNNI CPU (onnxruntime 1.32, one thread, batch 1; int8 time over float time, plain QDQ against this
-form): ResNet-20 at 32 px 0.45 against 0.44, MobileNetV2 at 96 px 0.48 against 0.46, MobileNetV3-small at 96 px 1.18
-against 0.80, EfficientNet-B0 at 96 px 0.78 against 0.59.
+Measured on an AVX-512 VNNI CPU (onnxruntime 1.32, one thread, batch 1; int8 time over float time, plain QDQ
+against this form): ResNet-20 at 32 px 0.45 against 0.44, MobileNetV2 at 96 px 0.48 against 0.46,
+MobileNetV3-small at 96 px 1.18 against 0.80, EfficientNet-B0 at 96 px 0.78 against 0.59.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ CLIPS = ("Relu", "Clip")
 GATES = ("HardSigmoid", "Sigmoid")
 POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 SMALL_KERNEL = 32
-"""Weights of one output: with no more, as in a 3 x 3 convolution of RGB, integer kernels for dot products run almost empty, and
-the float convolution is faster (by 2 to 11% of a net's time); a 7 x 7 stem is not (ResNet-18 would lose 60%)."""
+"""Weights of one output: with no more, as in a 3 x 3 convolution of RGB, integer kernels for dot products run
+almost empty, and the float convolution is faster (by 2 to 11% of a net's time); a 7 x 7 stem is not
+(ResNet-18 would lose 60%)."""
 
 
 def prepare(source: Path) -> onnx.ModelProto:
@@ -53,7 +54,7 @@ def prepare(source: Path) -> onnx.ModelProto:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Functions that were inlined (HardSwish) leave nodes without a name, and the quantizer excludes by name."""
+    """Inlined functions (HardSwish) leave nodes without a name, and the quantizer excludes by name."""
     taken = {node.name for node in model.graph.node}
     for place, node in enumerate(model.graph.node):
         if not node.name:
@@ -103,7 +104,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 def layer_name(node: onnx.NodeProto) -> str:
-    """``stage1.0.main.0`` of the layer with the weights ``stage1.0.main.0.weight``; the node's own name for others."""
+    """``stage1.0`` of the layer with the weights ``stage1.0.weight``; the node's own name for others."""
     weight = node.input[1] if node.op_type in LAYERS and len(node.input) > 1 else ""
     weight = weight.removesuffix("_DequantizeLinear_Output")
     return str(weight.removesuffix(".weight")) if weight.endswith(".weight") else str(node.name)
@@ -127,7 +128,7 @@ class Links:
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def activation(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        """The nodes that float kernels fuse into a layer: clips, or a gate and its product with the layer's output."""
+        """What float kernels fuse into a layer: clips, or a gate and its product with the layer's output."""
         out = node.output[0]
         readers = self.readers.get(out, [])
         yield from (n for n in readers if n.op_type in CLIPS and len(readers) == 1)
@@ -155,7 +156,7 @@ def small_stems(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def ending(model: onnx.ModelProto, links: Links) -> tuple[list[onnx.NodeProto], str]:
-    """(the nodes after the last one that computes, the tensor it makes): logits stay float, or 8 bits would tie classes."""
+    """(nodes after the last one that computes, the tensor it makes): 8 bits would tie classes, so both stay float."""
     tail: list[onnx.NodeProto] = []
     tensor = model.graph.output[0].name
     while tensor in links.maker:
@@ -208,9 +209,9 @@ def drop_unused(model: onnx.ModelProto) -> None:
 def integer_gates(model: onnx.ModelProto) -> None:
     """HardSigmoid of a quantized tensor becomes an addition of integers, in place.
 
-    ``clip(a x + b, 0, 1)`` is a sum that saturates: the same integers read with ``a`` times their scale are ``a x``, ``b``
-    is a constant, and unsigned integers on a scale of 1 / 255 end at 0 and 1. ONNX Runtime has an integer kernel for Add
-    and none for HardSigmoid.
+    ``clip(a x + b, 0, 1)`` is a sum that saturates: the same integers read with ``a`` times their scale are
+    ``a x``, ``b`` is a constant, and unsigned integers on a scale of 1 / 255 end at 0 and 1. ONNX Runtime has
+    an integer kernel for Add and none for HardSigmoid.
     """
     import numpy as np
     from onnx import helper, numpy_helper

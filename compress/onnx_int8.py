@@ -102,7 +102,7 @@ def values(
 
 
 def _watched(model: onnx.ModelProto) -> list[str]:
-    """The float tensors that quantized nodes read and make, but for those before a clip, which have its range."""
+    """The float tensors that nodes read and make, but for those before a clip: they have its range."""
     import onnx
 
     links = Links(model)
@@ -134,8 +134,10 @@ def write(
 
     Args:
         scheme: a key of :data:`SCHEMES`.
-        found: the range of every float activation (:func:`compress.ranges.find`); of a tensor before Relu or Clip it may lack.
-        float_layers: regular expressions for names of layers (:func:`compress.onnx_graph.layer_name`) or nodes that stay float.
+        found: the range of every float activation (:func:`compress.ranges.find`); of a tensor before Relu or
+        Clip it may lack.
+        float_layers: regular expressions for names of layers (:func:`compress.onnx_graph.layer_name`) or
+        nodes that stay float.
 
     Returns:
         Notes: how many layers are int8, what stayed in float and why, what was guarded.
@@ -223,7 +225,7 @@ def _guarded_weights(
     per_channel: bool,
     excluded: set[str],
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """Scales of the weights that need a guard, as ONNX Runtime's overrides, and how many scales were raised."""
+    """Scales of the weights that need a guard, for ONNX Runtime, and how many scales were raised."""
     import numpy as np
     from onnx import numpy_helper
 
@@ -296,8 +298,8 @@ def to_dynamic(
 ) -> tuple[str, ...]:
     """Weights of matrix products in int8, their inputs quantized at run time; returns notes.
 
-    Convolutions stay float: ONNX Runtime's ConvInteger took 11 times as long as the float net for ResNet-20 and 10 times
-    for MobileNetV3-small (onnxruntime 1.32, AVX-512 VNNI).
+    Convolutions stay float: ONNX Runtime's ConvInteger took 11 times as long as the float net for ResNet-20
+    and 10 times for MobileNetV3-small (onnxruntime 1.32, AVX-512 VNNI).
 
     Raises:
         StepError: when the model has no matrix product.

@@ -41,8 +41,8 @@ def validation_images(data: Any, limit: int = 64) -> tuple[NDArray[np.int64], An
     # Spread, not the first ones: a folder's images come sorted by class.
     positions = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(np.int64))
     batch = data.normalise(images[positions.tolist()])
-    # A copy, because ``contiguous()`` leaves the channels-last strides of grey images as they are, and exporters would
-    # trace them into the graph (an as_strided, eight more operators in ONNX).
+    # A copy, because ``contiguous()`` leaves the channels-last strides of grey images as they are, and exporters
+    # would trace them into the graph (an as_strided, eight more operators in ONNX).
     return positions, batch.clone(memory_format=torch.contiguous_format)
 
 

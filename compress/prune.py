@@ -166,7 +166,7 @@ def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
             rows += between.train(job, module, step.sparse_epochs, "sparse", between.penalty_of(job, module))
             seen = accuracy(module, job.data)
             notes.append(
-                f"group-sparse training of {step.sparse_epochs} epochs: validation accuracy {seen:.4f}"
+                f"group-sparse training, epochs {step.sparse_epochs}: validation accuracy {seen:.4f}"
             )
         for stage in range(1, step.steps + 1):
             last, shrinker = stage == step.steps, Shrinker(job, module)

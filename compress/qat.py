@@ -84,9 +84,9 @@ def run_qat(step: QatStep, ctx: StepContext) -> StepResult:
     macs, params = models.count(module, data.preprocess)
     graph = _traced(module, data)
     trained, outcome = _train(graph, module, data, step, ctx)
-    # The neutral BatchNorms are in the first graph only; counters of batches in neither.
-    module.load_state_dict(module.state_dict() | _shared(module, graph) | _shared(module, trained))
-    quantization = _quantization(_traced(module, data), trained, data, step)
+    graph.load_state_dict(_shared(trained, graph), strict=False)
+    module.load_state_dict(_shared(graph, module), strict=False)
+    quantization = _quantization(graph, trained, data, step)
     path = ctx.workdir / "model.safetensors"
     models.save(module, replace(spec, quantization=quantization), path)
     found = ", ".join(f"{fmt} {accuracy:.4f}" for fmt, accuracy in quantization["accuracy"].items())
@@ -131,10 +131,10 @@ def _train(
     return trainer.model.cpu(), outcome
 
 
-def _shared(module: nn.Module, graph: fx.GraphModule) -> dict[str, Tensor]:
-    """The tensors of a graph that the architecture has as well."""
-    own = module.state_dict()
-    return {name: value for name, value in graph.state_dict().items() if name in own}
+def _shared(source: nn.Module, target: nn.Module) -> dict[str, Tensor]:
+    """The tensors of one module that another one has as well."""
+    names = target.state_dict().keys()
+    return {name: value for name, value in source.state_dict().items() if name in names}
 
 
 def first_grids(graph: fx.GraphModule, data: Any, step: QatStep) -> dict[str, Grid]:

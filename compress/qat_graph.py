@@ -21,7 +21,8 @@ MOVES = (
     "constant_pad_nd", "pad",
 )  # fmt: skip
 """Operators that compute no new values: what they answer is on the grid of what they are given."""
-FUSED = ("relu", "hardtanh", "relu6", "clamp")
+CLIPS = ("hardtanh", "relu6", "clamp")
+FUSED = ("relu", *CLIPS)
 """Activations that runtimes fold into the layer before them, whose own output is then never rounded."""
 SAME_GRID = ("avg_pool2d",)
 """Operators whose int8 kernels answer on the grid of their input."""

@@ -1,4 +1,4 @@
-"""Post-training quantization: what a step may ask, its calibration images, and the way of a float file to fewer bits.
+"""Post-training quantization: what a step may ask, its calibration images, and a float file's way to int8.
 
 Method: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", CVPR 2018. The formats are in :mod:`compress.onnx_int8` and :mod:`compress.litert_int8`, ranges in
@@ -142,7 +142,7 @@ def calibration(step: QuantizeStep, data: Any) -> Calibration:
 
 
 def calibration_rows(data: Any, count: int) -> Any:
-    """Places in the calibration split of the images that ``data.calibration(count)`` gives, without reading them."""
+    """Places in the calibration split of the images that ``data.calibration(count)`` gives; none is read."""
     import dataclasses
 
     import torch
@@ -161,7 +161,7 @@ def calibration_rows(data: Any, count: int) -> Any:
 
 @dataclass(frozen=True)
 class FloatFile:
-    """A float ``onnx`` or ``tflite`` file on its way to int8; its tensors are watched over the calibration images once."""
+    """A float ``onnx`` or ``tflite`` file on its way to int8; its tensors are watched once."""
 
     path: Path
     fmt: str
@@ -181,7 +181,8 @@ class FloatFile:
         return litert_int8.collect(self.path, self.calibration)
 
     def write_int8(self, target: Path, step: QuantizeStep) -> tuple[str, ...]:
-        """Write the int8 file that ``step`` asks for (not its equalisation, bias correction or ladder); returns notes.
+        """Write the int8 file that ``step`` asks for (not its equalisation, bias correction or ladder);
+        returns notes.
 
         Raises:
             StepError: when nothing can be quantized, or no name of ``float_layers`` is in the file.
@@ -212,7 +213,8 @@ class FloatFile:
 def improve(
     module: nn.Module, step: QuantizeStep, fmt: str, scheme: str, images: Calibration
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """A copy of a model, equalised and with corrected biases as ``step`` asks (:func:`compress.equalize.improve`), and notes."""
+    """A copy of a model, equalised and with corrected biases as ``step`` asks
+    (:func:`compress.equalize.improve`), and notes."""
     chosen = ONNX_SCHEMES.get(scheme, ONNX_SCHEMES["u8s8"])  # LiteRT's weights are those of u8s8
     return equalize.improve(
         module,

@@ -1,8 +1,8 @@
-"""Ranges of activations, from histograms that are fed batch by batch and never grow, and scales that hold them.
+"""Ranges of activations, from histograms fed batch by batch that never grow, and scales that hold.
 
-Four ways from a histogram to a range: its ends; all but the rarest values; the threshold with the least Kullback-Leibler
-divergence (S. Migacz, "8-bit Inference with TensorRT", GTC 2017); the ends with the least squared error of rounding and
-clipping. The same code serves ONNX and LiteRT.
+Four ways from a histogram to a range: its ends; all but the rarest values; the threshold with the least
+Kullback-Leibler divergence (S. Migacz, "8-bit Inference with TensorRT", GTC 2017); the ends with the least
+squared error of rounding and clipping. The same code serves ONNX and LiteRT.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Range = tuple[float, float]
 
 BINS = 4096
-"""At least a quarter of them are in use after a range has doubled, four for each of the 256 steps of an 8-bit scale."""
+"""At least a quarter of them are in use after a range has doubled, four for each of the 256 steps of an 8-bit
+scale."""
 CHUNK = 2**16
 """Values counted at a time: they stay in the processor's cache."""
 PERCENTILE = 99.99
@@ -37,9 +38,10 @@ SMALLEST_CHANNEL = 2.0**-16
 
 
 class Histogram:
-    """How often the values of one tensor occur, in :data:`BINS` equal bins over a range that doubles when it must.
+    """How often a tensor's values occur, in :data:`BINS` equal bins over a range that doubles when it must.
 
-    Exact zeros are counted apart: after ReLU they are half of all values, and every scale has a place for them.
+    Exact zeros are counted apart: after ReLU they are half of all values, and every scale has a place for
+    them.
     """
 
     def __init__(self) -> None:
@@ -142,14 +144,15 @@ def find(histograms: Mapping[str, Histogram], method: str, symmetric: bool = Fal
     """The range of each tensor by ``minmax``, ``percentile``, ``entropy`` or ``mse``; every range holds 0.
 
     Args:
-        symmetric: for scales without a zero point (int8 from -127 to 127), else for 256 steps between the two ends.
+        symmetric: for scales without a zero point (int8 from -127 to 127), else for 256 steps between the two
+        ends.
     """
     chosen = METHODS[method]
     return {name: (0.0, NARROWEST) if h.constant else chosen(h, symmetric) for name, h in histograms.items()}
 
 
 def grid(ends: Range, symmetric: bool = False) -> tuple[float, int]:
-    """(scale, zero point in 0..255) of a range that holds 0; symmetric: zero point 0 and 127 steps to either side."""
+    """(scale, zero point in 0..255) of a range that holds 0; symmetric: 0, and 127 steps to either side."""
     low, high = min(ends[0], 0.0), max(ends[1], 0.0)
     if symmetric:
         return max(-low, high) / 127, 0
@@ -269,8 +272,8 @@ def weight_scales(
 ) -> tuple[NDArray[np.float32], int]:
     """Scales of a layer's weights that are never zero and leave its bias room in 32 bits.
 
-    A bias is stored in units of ``input_scale * weight scale``. A channel whose weights are all (nearly) zero has a scale so
-    small that its bias would not fit, and its output would be lost.
+    A bias is stored in units of ``input_scale * weight scale``. A channel whose weights are all (nearly) zero
+    has a scale so small that its bias would not fit, and its output would be lost.
 
     Args:
         weights: one row per scale (output channel, or a single row), any number of columns.

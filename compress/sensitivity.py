@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.types import Json
 from compress import litert_int8, onnx_graph, onnx_int8
@@ -24,10 +24,10 @@ CEILING = 150.0
 def layer_sqnr(float_file: Path, int8_file: Path, images: Images, fmt: str) -> list[Json]:
     """The signal to quantization noise ratio at every convolution and matrix product of an int8 file.
 
-    Matching tensors of the two files are compared for the same images, both run from the image on: the figures are
-    *cumulative*, each layer has the noise of those before it. ``input_sqnr_db`` is the same figure for what goes into the
-    layer, so the step between the two is the layer's own share. ONNX files run in exact arithmetic (no integer kernels),
-    TFLite files on LiteRT's default kernels.
+    Matching tensors of the two files are compared for the same images, both run from the image on: the
+    figures are *cumulative*, each layer has the noise of those before it. ``input_sqnr_db`` is the same
+    figure for what goes into the layer, so the step between the two is the layer's own share. ONNX files run
+    in exact arithmetic (no integer kernels), TFLite files on LiteRT's default kernels.
 
     Args:
         float_file, int8_file: of the same model, as :func:`compress.export.export` writes them.
@@ -35,9 +35,10 @@ def layer_sqnr(float_file: Path, int8_file: Path, images: Images, fmt: str) -> l
         fmt: ``onnx`` or ``tflite``.
 
     Returns:
-        In the order of the graph: ``layer`` (its module's name), ``op``, ``int8``, ``sqnr_db`` and ``input_sqnr_db``: 10
-        log10 of the squared values over the squared differences; at most 150, None where the float file has no such
-        tensor or only zeros.
+        In the order of the graph: ``layer`` (its module's name), ``op``, ``int8``, ``source`` (the layer that
+        makes its input, with nothing but activations between; None where that is an addition or the image),
+        ``sqnr_db`` and ``input_sqnr_db``: 10 log10 of the squared values over the squared differences; at
+        most 150, None where the float file has no such tensor or only zeros.
     """
     compare = {"onnx": _onnx, "tflite": _tflite}[fmt]
     layers, pairs = compare(float_file, int8_file, images)
@@ -53,6 +54,7 @@ def layer_sqnr(float_file: Path, int8_file: Path, images: Images, fmt: str) -> l
             "layer": layer["layer"],
             "op": layer["op"],
             "int8": layer["int8"],
+            "source": layer["source"],
             "sqnr_db": _decibels(sums.get(layer["made"])),
             "input_sqnr_db": _decibels(sums.get(layer["read"])),
         }
@@ -67,15 +69,20 @@ def _decibels(sums: tuple[float, float] | None) -> float | None:
     return round(min(CEILING, 10 * math.log10(signal / noise)) if noise else CEILING, 2)
 
 
-def ranked(rows: Sequence[Json]) -> list[str]:
-    """Names of the int8 layers of :func:`layer_sqnr`, those first that add most noise to their output."""
+def ranked(rows: Sequence[Json]) -> list[tuple[str, ...]]:
+    """The int8 layers of :func:`layer_sqnr`, the noisiest first, each with its source.
+
+    A layer's noise is what it adds from its input to its output. A layer in float still reads what the layer
+    before it has rounded; only the two together leave the tensor between them alone.
+    """
 
     def noise(decibels: float | None) -> float:
         return 0.0 if decibels is None else 10 ** (-decibels / 10)
 
     chosen = [row for row in rows if row["int8"] and row["sqnr_db"] is not None]
     chosen.sort(key=lambda row: noise(row["input_sqnr_db"]) - noise(row["sqnr_db"]))
-    return [row["layer"] for row in chosen]
+    integer = {row["layer"] for row in rows if row["int8"]}
+    return [tuple(name for name in (row["layer"], row["source"]) if name in integer) for row in chosen]
 
 
 def _onnx(
@@ -101,6 +108,7 @@ def _onnx(
                 "int8": read != node.input[0]
                 and integer is not None
                 and integer.op_type == "DequantizeLinear",
+                "source": _source(links, read),
                 "made": made,
                 "read": read,
             }
@@ -122,6 +130,26 @@ def _onnx(
             )
 
     return layers, pairs()
+
+
+def _source(links: onnx_graph.Links, tensor: str) -> str | None:
+    """The layer that makes a tensor, through quantized copies, clips and gates."""
+    while tensor in links.maker:
+        node = links.maker[tensor]
+        if node.op_type in onnx_graph.LAYERS:
+            return onnx_graph.layer_name(node)
+        origins = {_origin(links, name) for name in node.input[:2]} - links.constants
+        if node.op_type == "Mul":  # a gate of a tensor, times that tensor
+            gates = [
+                name
+                for name in origins
+                if name in links.maker and _origin(links, links.maker[name].input[0]) in origins
+            ]
+            origins -= set(gates)
+        if node.op_type not in (*onnx_graph.CLIPS, *onnx_graph.GATES, "Mul") or len(origins) != 1:
+            return None
+        (tensor,) = origins
+    return None
 
 
 def _singly(images: Images) -> Iterator[Images]:
@@ -154,6 +182,7 @@ def _tflite(
     plain, rounded = litert_int8.Graph(float_file), litert_int8.Graph(int8_file)
     ops = [[(k, op) for k, op in g.operators if k in litert_int8.LAYERS] for g in (plain, rounded)]
     layers: list[Json] = []
+    makers = {int(op.outputs[0]): (kind, op) for kind, op in plain.operators}
     indices: tuple[dict[str, int], dict[str, int]] = ({}, {})
     # The quantizer renames tensors and adds operators, but keeps the layers and their order.
     for place, ((kind, one), (_, other)) in enumerate(zip(*ops, strict=True)):
@@ -165,6 +194,7 @@ def _tflite(
                 "layer": plain.layer(one),
                 "op": kind,
                 "int8": rounded.dtype(other.inputs[0]) == "INT8",
+                "source": _litert_source(plain, makers, int(one.inputs[0])),
                 "made": made,
                 "read": read,
             }
@@ -179,3 +209,17 @@ def _tflite(
             yield a, {name: rounded.to_float(indices[1][name], value) for name, value in b.items()}
 
     return layers, pairs()
+
+
+def _litert_source(
+    graph: litert_int8.Graph, makers: Mapping[int, tuple[str, Any]], tensor: int
+) -> str | None:
+    """The layer that makes a tensor, through padding and activations."""
+    while tensor in makers:
+        kind, op = makers[tensor]
+        if kind in litert_int8.LAYERS:
+            return graph.layer(op)
+        if kind not in ("PAD", "HARD_SWISH", "RELU", "RELU6"):
+            return None
+        tensor = int(op.inputs[0])
+    return None

@@ -67,8 +67,8 @@ def standardised(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     """:func:`distillation` of logits with mean 0 and deviation 1 in each image.
 
     Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024: the student copies how the
-    teacher's logits relate and need not copy their scale. The paper's temperature is 2 and its factor 9: without
-    a factor it is weak beside the labels.
+    teacher's logits relate and need not copy their scale. The paper's temperature is 2 and its factor 9:
+    without one it is weak beside the labels.
     """
     return distillation(_z_score(student), _z_score(teacher), temperature)
 

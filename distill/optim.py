@@ -30,7 +30,7 @@ def learning_rate(step: int, steps_per_epoch: int, options: Training) -> float:
 
 
 def optimizer(model: nn.Module, adapters: nn.Module | None, options: Training) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; norms and biases (one dimension) do not decay.
+    """SGD with Nesterov momentum, AdamW or Muon; norms and biases (one dimension) do not decay.
 
     ``adapters`` (of feature losses) come last, so that the first two groups are always the model's.
     """
@@ -42,9 +42,44 @@ def optimizer(model: nn.Module, adapters: nn.Module | None, options: Training) -
     ]
     if adapters is not None:
         groups.append({"params": list(adapters.parameters()), "weight_decay": options.weight_decay})
+    if options.optimizer == "muon":
+        return _muon(model, adapters, options)
     # Fused SGD cannot take up parameters that were frozen at its first step.
     fused = not options.freeze_epochs
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.lr, fused=fused)
     nesterov = options.momentum > 0
     return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, fused=fused)
+
+
+FALLBACK = 0.1
+"""AdamW's rate as a share of Muon's, for what Muon does not take."""
+
+
+def _muon(model: nn.Module, adapters: nn.Module | None, options: Training) -> torch.optim.Optimizer:
+    """timm's Muon for the kernels of convolutions and hidden layers; AdamW for the first layer, the last one and vectors.
+
+    Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
+    """
+    from timm.optim import Muon
+
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    ends = weights[:1] + weights[1:][-1:]
+    hidden = weights[1:-1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": hidden, "weight_decay": options.weight_decay},
+        {"params": ends, "weight_decay": options.weight_decay, "use_fallback": True},
+        {"params": vectors, "weight_decay": 0.0, "use_fallback": True},
+    ]
+    if adapters is not None:
+        decay = {"weight_decay": options.weight_decay, "use_fallback": True}
+        groups.append({"params": list(adapters.parameters()), **decay})
+    return Muon(
+        [group for group in groups if group["params"]],
+        lr=options.lr,
+        momentum=options.momentum,
+        nesterov=True,
+        adjust_lr_fn="original",
+        fallback_lr_scale=FALLBACK,
+    )

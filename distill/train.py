@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ModelError, nearest
 from bench.types import DistillStep, StepContext, StepResult, Training, TrainStep, digest
-from distill import augment, losses, models
+from distill import augment, losses, models, sparse
 from distill.models import ModelSpec
 from distill.teachers import Distillation
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distill.loop import Objective
 
 CHOICES = {
-    "optimizer": ("sgd", "adamw"),
+    "optimizer": ("sgd", "adamw", "muon"),
     "schedule": ("cosine", "linear", "constant"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "imbalance": ("none", "weighted", "focal", "sampler"),
@@ -229,8 +229,17 @@ def _finish(
     macs, params = models.count(module, data.preprocess)
     _check_logits(module, data)
     identity: list[Any] = [step, ctx.seed, data.index.digest]
+    placed = place(module)
+    if spec.sparsity:
+        if step.training.optimizer == "muon":
+            raise ConfigError(
+                "Muon cannot train a net with zeroed weights",
+                "it mixes all weights of a layer, and the zeros would not stay",
+                'Use training.optimizer = "sgd" or "adamw"',
+            )
+        sparse.keep_zeros(placed)
     trainer = Trainer(
-        place(module), data, step.training, seed=ctx.seed, objective=objective, notify=ctx.notify,
+        placed, data, step.training, seed=ctx.seed, objective=objective, notify=ctx.notify,
         variant=ctx.variant, workdir=ctx.workdir, identity=digest(identity),
     )  # fmt: skip
     outcome = trainer.run()

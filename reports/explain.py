@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.types import Json, Quantity
 from reports import text
+from reports.plots import EXACT_DB
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -127,7 +128,7 @@ def _cells(row: Json) -> list[str]:
         f"{row['time_us']['value']:.1f}",
         f"{100 * row['share']:.1f}",
         text.count(macs),
-        text.MISSING if noise.value is None else f"{noise.value:.1f}",
+        text.MISSING if noise.value is None else "≥150" if noise.value >= EXACT_DB else f"{noise.value:.1f}",
     ]
 
 
@@ -280,7 +281,7 @@ def _cards(found: Json) -> Iterable[Json]:
     }
     for state, share, count in by_state(found)[:3]:
         yield {
-            "title": f"State {state}",
+            "title": f"Time in {state}",
             "value": f"{100 * share:.0f} %",
             "note": text.plural(count, "operator"),
         }

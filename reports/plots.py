@@ -34,6 +34,8 @@ _PATTERNS = {"measured": "", "estimated": "/", "predicted": "x"}
 STATES = {"int8": "#2a9d74", "float": "#3b82c4", "convert": "#d9822b", "layout": "#8a8f98"}
 """Colours of an operator's states, the same as in report.css."""
 MOST_LAYERS = 80
+EXACT_DB = 150.0
+"""Where :func:`compress.sensitivity.layer_sqnr` stops counting: there is no noise to show."""
 AXES = {
     "latency_ms": "latency (ms)",
     "size_bytes": "size of the artifact (kB)",
@@ -258,7 +260,7 @@ def layers(rows: list[Json]) -> go.Figure:
     slowest = sorted(range(len(rows)), key=lambda i: -rows[i]["time_us"]["value"])[:MOST_LAYERS]
     shown = [(i + 1, rows[i]) for i in sorted(slowest)]
     labels = [f"{i} {_escape(_shortened(row['name']))}" for i, row in shown]
-    noise = any(row["sqnr_db"]["value"] is not None for _, row in shown)
+    noise = any(_noisy(row) for _, row in shown)
     figure = go.Figure()
     for state, colour in STATES.items():
         own = [(label, row) for label, (_, row) in zip(labels, shown, strict=True) if row["state"] == state]
@@ -315,9 +317,7 @@ def layers(rows: list[Json]) -> go.Figure:
 def _noise_panel(labels: list[str], rows: list[Json]) -> go.Scatter:
     import plotly.graph_objects as go
 
-    known = [
-        (label, row) for label, row in zip(labels, rows, strict=True) if row["sqnr_db"]["value"] is not None
-    ]
+    known = [(label, row) for label, row in zip(labels, rows, strict=True) if _noisy(row)]
     return go.Scatter(
         y=[label for label, _ in known],
         x=[row["sqnr_db"]["value"] for _, row in known],
@@ -328,6 +328,11 @@ def _noise_panel(labels: list[str], rows: list[Json]) -> go.Scatter:
         hovertext=[f"{_escape(row['name'])}: {row['sqnr_db']['value']:.1f} dB" for _, row in known],
         hoverinfo="text",
     )
+
+
+def _noisy(row: Json) -> bool:
+    value = row["sqnr_db"]["value"]
+    return value is not None and value < EXACT_DB
 
 
 def _shortened(name: str, most: int = 34) -> str:

@@ -287,15 +287,14 @@ def lines(found: list[Verdict]) -> list[str]:
 
 
 def _unexplained(found: list[Verdict]) -> list[str]:
-    """Where to look when nothing recorded explains a missing gain."""
-    lost = [v for v in found if not v.win and not v.causes]
+    """Where to look when nothing recorded explains a missing gain, on runtimes that can be looked into."""
+    lost = [v.row.cell for v in found if not v.win and not v.causes and v.row.cell.runtime in PROFILED]
     if not lost:
         return []
-    names = list(dict.fromkeys(f"{v.row.cell.variant} on {v.row.cell.runtime}" for v in lost))
+    names = list(dict.fromkeys(f"{cell.variant} on {cell.runtime}" for cell in lost))
     shown = text.listed([*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])])
-    cell = next((v.row.cell for v in lost if v.row.cell.runtime in PROFILED), None)
-    look = f"; where its time goes: bench explain {cell.variant} --runtime {cell.runtime}" if cell else ""
-    return [f"no reason is recorded for {shown}{look}."]
+    look = f"bench explain {lost[0].variant} --runtime {lost[0].runtime}"
+    return [f"no reason is recorded for {shown}; where the time goes: {look}."]
 
 
 def collapses(items: list[Row]) -> list[str]:

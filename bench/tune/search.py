@@ -102,6 +102,7 @@ class Search:
         self.hand_made: dict[str, tuple[Point, Result]] = {}
         self.failed: list[str] = []
         self.ended = ""
+        self._rungs = {points.recipe.reference: "none"}
         self._repeats = 0
 
     def run(self) -> str:
@@ -132,6 +133,9 @@ class Search:
         if result.state != "complete":
             raise StepError("The reference could not be made or measured", result.reason)
         require_measured(result.cost, self.objective)
+        if result.cost.provenance != "measured":
+            text = f"{self.objective} is {result.cost.provenance} here, not measured: {result.cost.method}"
+            self.notify("warning", {"text": text})
         self.reference = result
 
     def _make_by_hand(self) -> None:
@@ -151,6 +155,7 @@ class Search:
                 continue
             params = self.points.params_of(point.variant)
             if params is not None:
+                self._rungs[point.variant] = self.points.space.value(params, "quantize")
                 self.study.enqueue(params, by_hand=point.variant)
         space = self.points.space
         for route in space.values("route"):
@@ -161,7 +166,7 @@ class Search:
     def _reason_to_stop(self) -> str:
         counted = self._counted()
         if self.trials is not None and counted >= self.trials:
-            return f"{counted} trials are done"
+            return f"{counted} of {self.trials} trials are done"
         if self._repeats >= MOST_REPEATS:
             return f"{MOST_REPEATS} proposals in a row were tried before: the space is exhausted"
         return "the time is up" if counted and self.budget.left <= 0 else ""
@@ -239,19 +244,30 @@ class Search:
         self._after(number, params, result)
 
     def _after(self, number: int, params: Params, result: Result) -> None:
-        """Say what a trial gave, and queue its net's other rungs when it is on the front: they cost seconds."""
+        """Say what a trial gave. Where no net of its own rung beats it, queue its other rungs: they cost seconds.
+
+        Its own rung, because an int8 net can be on the front whose float parent is beaten by other int8 nets.
+        """
         if result.state == "failed":
             self.failed.append(f"trial {number}, {result.variant}: {result.reason}")
         if result.state != "complete":
             self.notify("log", {"text": f"trial {number}: {result.state}: {result.reason}"})
             return
-        if result.variant not in {f.name for f in self.answer() if f.on_front}:
+        found = self.answer()
+        if any(f.on_front and f.name == result.variant for f in found):
+            self.notify("log", {"text": f"trial {number}: on the front"})
+        rung = params.get("quantize")
+        alike = front_of([f.result for f in found if self._rung(f) == rung])
+        if rung is None or result.variant not in {r.variant for r in alike}:
             return
-        self.notify("log", {"text": f"trial {number}: on the front"})
-        for rung in self.points.space.values("quantize"):
-            if RUNGS[rung].get("step") != "qat" and "quantize" in params:
+        for other in self.points.space.values("quantize"):
+            if RUNGS[other].get("step") != "qat":
                 kept = {k: v for k, v in params.items() if not k.startswith(("int8.", "qat."))}
-                self.study.enqueue({**kept, "quantize": rung})
+                self.study.enqueue({**kept, "quantize": other})
+
+    def _rung(self, found: Found) -> str | None:
+        """How a variant is quantized, in the search's word for it; None where it has none."""
+        return self._rungs.get(found.name) if found.params is None else found.params.get("quantize")
 
     def _make(self, point: Point, notify: Notify) -> Result:
         """Make a point. The run's manifest goes on speaking of what was found so far."""

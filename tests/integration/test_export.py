@@ -13,8 +13,7 @@ import pytest
 
 from bench.errors import ConfigError, MissingError, ParityError, StepError
 from bench.types import QuantizeStep, StepContext, Training, TrainStep
-from compress import export as module
-from compress import parity
+from compress import float_files, parity, quantize
 from compress.export import export
 from distill import models, train
 from distill.data import Dataset
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def model(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("model")
     step = TrainStep("edgefit:tiny", training=Training(epochs=6, batch_size=64, augment=()))
-    ctx = StepContext("v", 0, lambda: digits, None, None, work, lambda *_: None)
+    ctx = StepContext("v", 0, lambda: digits, None, (), work, lambda *_: None)
     return train.run_train(step, ctx).model
 
 
@@ -71,7 +70,7 @@ def test_the_onnx_file_is_plain(floats: dict[str, Any], model: Path, digits: Dat
 
     path = floats["onnx"].path
     graph = onnx.load(path)
-    assert [(o.domain, o.version) for o in graph.opset_import] == [("", module.OPSET)]
+    assert [(o.domain, o.version) for o in graph.opset_import] == [("", float_files.OPSET)]
     assert {n.op_type for n in graph.graph.node} <= {
         "Conv",
         "Relu",
@@ -147,8 +146,10 @@ def test_reduced_artifacts_are_smaller_and_agree(
     assert result.parity["reference"] == "torch fp32"
     assert not list((tmp_path / "work").glob("model-fp32*")), "the given float file was used"
     if precision == "int8":
-        assert any("3 of 3 convolutions, 1 of 1 matrix products" in note for note in result.notes)
+        count = 2 if scheme.startswith("u8s8") else 3  # that of the image is faster in float there
+        assert f"int8: {count} of 3 convolutions, 1 of 1 matrix products" in result.notes
         assert "calibrated on 64 images (minmax)" in result.notes
+        assert result.ladder == ()
     out, err = capfd.readouterr()
     assert out + err == "", "converters are silent"
 
@@ -169,6 +170,123 @@ def test_tflite_takes_one_image_channels_last_in_float32(
         ((_, ends),) = interpreter.get_signature_list().items()
         assert ends["inputs"] == [result.artifact.inputs[0].name]
         assert ends["outputs"] == [result.artifact.outputs[0].name]
+
+
+@pytest.mark.parametrize(("fmt", "scheme"), [("onnx", "u8s8"), ("tflite", "litert")])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ranges": "mse"}, "calibrated on 64 images (mse)"),
+        ({"ranges": "percentile", "per_channel": False}, "calibrated on 64 images (percentile)"),
+        ({"equalize": True, "correct_bias": True}, "equalised 2 pairs of 4 layers"),
+        ({"activations": "dynamic"}, "int8"),
+        ({"float_layers": ("features.3", "fc")}, "kept float as asked: features.3, fc"),
+    ],
+)
+def test_every_option_makes_a_file_that_agrees(
+    fmt: str, scheme: str, options: dict[str, Any], said: str, floats: dict[str, Any], model: Path,
+    digits: Dataset, tmp_path: Path,
+) -> None:  # fmt: skip
+    step = QuantizeStep(images=64, **options)
+    result = export(model, fmt, "int8", scheme, step, digits, tmp_path, floats[fmt].path)
+    assert result.parity["agreement"] >= 0.9
+    assert any(note.startswith(said) for note in result.notes), result.notes
+    assert result.artifact.size_bytes < floats[fmt].artifact.size_bytes
+
+
+def test_a_layer_kept_float_keeps_its_float_weights(
+    floats: dict[str, Any], model: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    import onnx
+
+    from compress import litert_int8
+
+    step = QuantizeStep(images=32, float_layers=(r"features\.[03]",))
+    made = export(model, "onnx", "int8", "u8s8", step, digits, tmp_path, floats["onnx"].path)
+    kinds = {i.name: i.data_type for i in onnx.load(made.path).graph.initializer}
+    assert kinds["features.3.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["features.6.weight_quantized"] == onnx.TensorProto.INT8
+    made = export(model, "tflite", "int8", "litert", step, digits, tmp_path, floats["tflite"].path)
+    graph = litert_int8.Graph(made.path)
+    layers = {
+        graph.layer(op): graph.dtype(op.inputs[1]) for k, op in graph.operators if k in litert_int8.LAYERS
+    }
+    assert layers == {"features.0": "FLOAT32", "features.3": "FLOAT32", "features.6": "INT8", "fc": "INT8"}
+    with pytest.raises(
+        StepError, match=r"No layer is named features\.4.*features\.0, features\.3, features\.6, fc"
+    ):
+        export(model, "tflite", "int8", "litert", QuantizeStep(float_layers=("features.4",)), digits, tmp_path,
+               floats["tflite"].path)  # fmt: skip
+
+
+def test_a_tflite_file_that_takes_int8_says_its_scale_and_the_worker_feeds_it(
+    floats: dict[str, Any], model: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    from bench.agent import inputs
+    from bench.agent.backends.litert import LiteRt
+    from bench.types import to_json
+
+    step = QuantizeStep(images=64, input="int8")
+    result = export(model, "tflite", "int8", "litert", step, digits, tmp_path, floats["tflite"].path)
+    spec = result.artifact.inputs[0]
+    assert spec.dtype == "int8"
+    assert spec.scale is not None and spec.zero_point is not None
+    values = digits.normalise(digits.images["validation"][:200])
+    low, high = (spec.scale * (end - spec.zero_point) for end in (-128, 127))
+    assert low <= float(values.min()) + spec.scale and high >= float(values.max()) - spec.scale
+    assert result.artifact.outputs[0].dtype == "float32", "logits are not rounded to 8 bits"
+    assert result.parity["agreement"] >= 0.9
+
+    backend = LiteRt()
+    backend.load(str(result.path), 1, "cpu")
+    found = inputs.single_input([to_json(spec)], backend.inputs())
+    pixels = digits.images["validation"][:1].numpy().transpose(0, 2, 3, 1)
+    fed = inputs.to_input(pixels, to_json(digits.preprocess), found)
+    assert fed.dtype == np.int8
+    backend.set_batch(1)
+    backend.feed(fed)
+    backend.call()
+    expected = parity.run_file(result.path, "tflite", digits.normalise(digits.images["validation"][:1]))
+    assert np.allclose(backend.fetch(), expected)
+
+
+# --- calibration images -----------------------------------------------------------------------
+
+
+def test_calibration_reads_the_same_images_in_batches_and_says_which(digits: Dataset) -> None:
+    step = QuantizeStep(images=70)
+    calibration = quantize.calibration(step, digits)
+    batches = list(calibration)
+    assert [len(b) for b in batches] == [32, 32, 6]
+    assert np.array_equal(np.concatenate(batches), digits.calibration(70).contiguous().numpy())
+    pixels = digits.images["calibration"][calibration.rows].numpy()
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    assert calibration.notes == (f"calibration images: 70, sha256 {digest}",)
+    assert quantize.calibration(step, digits).digest == digest
+    assert quantize.calibration(QuantizeStep(images=71), digits).digest != digest
+    assert len(calibration.sample(5)) == 5
+    assert len(calibration.sample(500)) == 70
+
+
+def test_few_calibration_images_and_one_class_are_told(
+    floats: dict[str, Any], model: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    samples = digits.index.samples["calibration"]
+    threes = [i for i, s in enumerate(samples) if s.label == 3][:5]
+    index = dataclasses.replace(
+        digits.index,
+        samples={**digits.index.samples, "calibration": tuple(samples[i] for i in threes)},
+    )
+    few = dataclasses.replace(
+        digits, index=index,
+        images={**digits.images, "calibration": digits.images["calibration"][threes]},
+        labels={**digits.labels, "calibration": digits.labels["calibration"][threes]},
+    )  # fmt: skip
+    result = export(model, "onnx", "int8", "u8s8", QuantizeStep(), few, tmp_path, floats["onnx"].path)
+    assert "5 calibration images where 256 were asked for: the data has no more" in result.notes
+    assert any(note.startswith("all calibration images are of one class, 3") for note in result.notes)
 
 
 def test_the_float_file_is_made_when_none_is_given(model: Path, digits: Dataset, tmp_path: Path) -> None:
@@ -221,7 +339,7 @@ def test_without_the_litert_packages_the_error_names_the_extra(
 def test_a_model_above_two_gigabytes_is_refused_for_onnx(
     model: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ONNX_LIMIT", 10_000)
+    monkeypatch.setattr(float_files, "ONNX_LIMIT", 10_000)
     with pytest.raises(StepError, match="too large for one ONNX file"):
         export(model, "onnx", "fp32", "", None, digits, tmp_path)
 

@@ -26,7 +26,7 @@ def test_a_file_against_itself_takes_as_long(tiny: Tiny):
 def test_a_runtime_that_is_not_here_says_what_to_do(monkeypatch):
     absent = Probe(False, reason="the package onnxruntime is not installed", remedy="pip install onnxruntime")
     monkeypatch.setattr(OnnxRuntime, "probe", lambda self, host: absent)
-    with pytest.raises(MissingError, match="not here.*pip install onnxruntime"):
+    with pytest.raises(MissingError, match=r"not here.*pip install onnxruntime"):
         open_target("onnxruntime", {})
 
 

@@ -179,6 +179,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_half_the_rate(digits: Dat
         {"imbalance": "sampler", "clip_norm": 1.0},
         {"freeze_epochs": 1, "augment": ("rotate", "color")},
         {"optimizer": "adamw", "lr": 3e-3, "schedule": "constant"},
+        {"optimizer": "muon", "lr": 0.02, "weight_decay": 0.01},
         {"cutmix": 1.0, "restarts": 2, "ema": 0.0},
         {"precision": "bf16", "momentum": 0.0},
     ],

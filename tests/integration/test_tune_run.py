@@ -100,7 +100,7 @@ def test_an_interrupt_leaves_a_run_and_says_how_to_go_on(searched):
 def test_the_same_command_goes_on_and_makes_nothing_twice(searched):
     folder, _, answer = searched
     tried = [v for v in answer["variants"] if v["trial"] is not None]
-    assert answer["ended"] == "2 trials are done" and len(tried) == 2
+    assert answer["ended"] == "2 of 2 trials are done" and len(tried) == 2
     for found in tried:
         assert found["status"] == "complete", found["reason"]
         assert found["val_accuracy"]["low"] <= found["val_accuracy"]["value"] <= found["val_accuracy"]["high"]

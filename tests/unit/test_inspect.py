@@ -115,6 +115,17 @@ def test_layers_and_work_are_counted_from_the_shapes(net: Path) -> None:
     assert layers[1].shape == "3x3, 16 to 11" and layers[2].depthwise
 
 
+def test_the_order_of_the_nodes_in_a_file_does_not_matter(net: Path) -> None:
+    import onnx
+
+    model = onnx.load(net)
+    backwards = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(backwards)
+    onnx.save(model, net.with_name("backwards.onnx"))
+    assert graph_facts(net.with_name("backwards.onnx"), "onnx") == graph_facts(net, "onnx")
+
+
 def test_odd_widths_are_named_but_not_those_of_first_last_and_depthwise_layers(net: Path) -> None:
     facts = graph_facts(net, "onnx")
     assert facts["odd_channels"] == [["body", 11, 8]] and facts["odd_layers"] == 1

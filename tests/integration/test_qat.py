@@ -1,0 +1,315 @@
+"""Training in simulated int8 for real: what is simulated is what ships, on both runtimes, and how it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.errors import ModelError, ParityError, StepError
+from bench.types import QatStep, QuantizeStep, StepContext, StepResult, Training
+from compress import parity, qat, qat_export, qat_graph
+from compress.quiet import quiet
+from distill import models
+from distill.data import Dataset
+from tests.integration.conftest import DigitsAt
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MOBILE = '''
+from torch import nn
+
+
+class Mobile(nn.Module):
+    """Depthwise, squeeze-and-excitation, hard-swish and a residual sum, as in MobileNetV3."""
+
+    def __init__(self, classes, channels):
+        super().__init__()
+        def unit(a, b, k, stride=1, groups=1, act=nn.Hardswish):
+            conv = nn.Conv2d(a, b, k, stride, k // 2, groups=groups, bias=False)
+            return nn.Sequential(conv, nn.BatchNorm2d(b, eps=1e-3), act(inplace=True) if act else nn.Identity())
+        self.stem = unit(channels, 16, 3)
+        self.expand, self.deep = unit(16, 32, 1), unit(32, 32, 3, groups=32)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 32, 1), nn.Hardsigmoid()
+        )
+        self.project, self.last = unit(32, 16, 1, act=None), unit(16, 32, 3, 2)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(32, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.deep(self.expand(x))
+        x = x + self.project(y * self.gate(y))
+        return self.fc(self.pool(self.last(x)).flatten(1))
+
+
+def mobile(num_classes, in_channels):
+    return Mobile(num_classes, in_channels)
+
+
+def pooled(num_classes, in_channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d((2, 5)), nn.Flatten())
+'''
+SHORT = QatStep(
+    images=64,
+    training=Training(epochs=2, batch_size=64, lr=1e-3, weight_decay=0.0, warmup_epochs=0.2, augment=()),
+)
+
+
+@pytest.fixture(scope="module")
+def digits(digits_at: DigitsAt) -> Dataset:
+    return digits_at(16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("qat")
+    (made / "nets.py").write_text(MOBILE)
+    return made
+
+
+def trained(arch: str, digits: Dataset, path: Path) -> Path:
+    """A float net that is right on most digits."""
+    torch.manual_seed(0)
+    module = models.build(arch, 10, 1)
+    optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
+    images, labels = digits.normalise(digits.images["train"]), digits.labels["train"]
+    for _ in range(4):
+        for rows in torch.randperm(len(images)).split(64):
+            loss = torch.nn.functional.cross_entropy(module.train()(images[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    models.save(module, models.ModelSpec(arch, 10, 1, digits.index.classes, digits.preprocess), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def residual(digits: Dataset, folder: Path) -> Path:
+    return trained("edgefit:resnet8x0.5", digits, folder / "residual.safetensors")
+
+
+@pytest.fixture(scope="module")
+def mobile(digits: Dataset, folder: Path) -> Path:
+    return trained(f"py:{folder / 'nets.py'}:mobile", digits, folder / "mobile.safetensors")
+
+
+def run(
+    step: QatStep,
+    parent: Path | None,
+    digits: Dataset,
+    work: Path,
+    notify: Any = lambda *_: None,
+    teachers: tuple[Path, ...] = (),
+) -> StepResult:
+    work.mkdir(parents=True, exist_ok=True)
+    return qat.run_qat(step, StepContext("v", 0, lambda: digits, parent, teachers, work, notify))
+
+
+@pytest.fixture(scope="module")
+def results(residual: Path, mobile: Path, digits: Dataset, folder: Path) -> dict[str, StepResult]:
+    return {p.stem: run(SHORT, p, digits, folder / f"{p.stem}-qat") for p in (residual, mobile)}
+
+
+def converted(model: Path, digits: Dataset, target: Path, scheme: str) -> tuple[str, ...]:
+    module, spec = models.load(model)
+    with quiet():
+        return qat_export.convert(module, spec, digits.calibration(32), target, scheme)
+
+
+@pytest.fixture(scope="module")
+def notes(results: dict[str, StepResult], digits: Dataset, folder: Path) -> dict[str, tuple[str, ...]]:
+    """What is said of the files ``residual.onnx``, ``residual.tflite``, ``mobile.onnx``, ``mobile.tflite``."""
+    pytest.importorskip("litert_torch")
+    return {
+        f"{name}.{fmt}": converted(result.model, digits, folder / f"{name}.{fmt}", scheme)
+        for name, result in results.items()
+        for fmt, scheme in (("onnx", "u8s8"), ("tflite", "litert"))
+    }
+
+
+FILES = pytest.mark.parametrize("file", ["residual.onnx", "residual.tflite", "mobile.onnx", "mobile.tflite"])
+
+
+@FILES
+def test_what_ships_is_what_was_simulated(
+    file: str,
+    notes: dict[str, tuple[str, ...]],
+    results: dict[str, StepResult],
+    digits: Dataset,
+    folder: Path,
+) -> None:
+    name, _, fmt = file.partition(".")
+    module, spec = models.load(results[name].model)
+    images = digits.normalise(digits.images["validation"])
+    graph = qat_graph.graph(module, images)
+    simulated = parity.run_module(qat.simulation(graph, spec.quantization, fmt), images)
+    shipped = parity.run_file(folder / file, fmt, images)
+    assert (simulated.argmax(1) == shipped.argmax(1)).mean() > 0.99
+    rounding = np.sqrt(((simulated - parity.run_module(module, images)) ** 2).mean())
+    assert np.sqrt(((simulated - shipped) ** 2).mean()) < 0.3 * rounding
+    found = qat_export.shipped_parity(folder / file, fmt, spec, digits)
+    assert abs(found["difference"]) <= found["tolerance"] and found["n"] == len(images)
+    assert found["simulated"] == pytest.approx(
+        (simulated.argmax(1) == digits.labels["validation"].numpy()).mean()
+    )
+
+
+@FILES
+def test_every_range_is_a_trained_one(file: str, notes: dict[str, tuple[str, ...]]) -> None:
+    told = notes[file][0]
+    done, _, of, *_ = told.split()
+    assert told.endswith("ranges as trained") and done == of and int(of) >= 13
+
+
+@pytest.mark.parametrize("name", ["residual", "mobile"])
+def test_onnxruntime_runs_it_in_integers_from_the_stem_to_the_logits(
+    name: str, notes: dict[str, tuple[str, ...]], folder: Path
+) -> None:
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / f"{name}-optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
+    nodes = Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+    assert nodes["QuantizeLinear"] <= 1 and nodes["DequantizeLinear"] == 0
+    assert nodes["QLinearConv"] >= 6 and nodes["QLinearAdd"] >= 1 and nodes["QGemm"] == 1
+
+
+def test_the_file_is_an_ordinary_model_without_code(results: dict[str, StepResult], digits: Dataset) -> None:
+    result = results["residual"]
+    with result.model.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    assert "stem.0.weight" in header and not any("round" in name for name in header)
+    module, spec = models.load(result.model)
+    labels = digits.labels["validation"]
+    with torch.no_grad():
+        accuracy = (module(digits.normalise(digits.images["validation"])).argmax(1) == labels).float().mean()
+    assert abs(float(accuracy) - spec.quantization["accuracy"]["onnx"]) < 0.02
+    assert (result.macs, result.params) == models.count(module, spec.preprocess)
+    assert any("simulated int8 (u8s8), accuracy on validation: onnx" in note for note in result.notes)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_file(
+    residual: Path, results: dict[str, StepResult], digits: Dataset, tmp_path: Path
+) -> None:
+    def stop(event: str, details: dict[str, Any]) -> None:
+        if details.get("epoch") == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(SHORT, residual, digits, tmp_path, stop)
+    assert run(SHORT, residual, digits, tmp_path).model.read_bytes() == results["residual"].model.read_bytes()
+
+
+def test_it_learns_from_another_teacher(
+    residual: Path, mobile: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    step = dataclasses.replace(SHORT, training=dataclasses.replace(SHORT.training, epochs=1))
+    own = run(step, residual, digits, tmp_path / "a")
+    other = run(step, residual, digits, tmp_path / "b", teachers=(mobile,))
+    assert own.history[0]["train_loss"] < other.history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(("scheme", "limit"), [("s8s8", 127), ("u8s8-7bit", 64)])
+def test_other_schemes_ship_what_was_trained(
+    scheme: str, limit: int, mobile: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    step = dataclasses.replace(SHORT, scheme=scheme, training=dataclasses.replace(SHORT.training, epochs=1))
+    result = run(step, mobile, digits, tmp_path / "work")
+    said = converted(result.model, digits, tmp_path / "m.onnx", scheme)
+    assert "ranges as trained" in said[0]
+    spec = models.read_spec(result.model)
+    found = qat_export.shipped_parity(tmp_path / "m.onnx", "onnx", spec, digits, scheme)
+    assert abs(found["difference"]) <= found["tolerance"]
+    constants = [numpy_helper.to_array(i) for i in onnx.load(tmp_path / "m.onnx").graph.initializer]
+    weights = [c for c in constants if c.dtype == np.int8 and c.ndim >= 2]
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) == limit
+    assert (
+        "trained for"
+        in converted(result.model, digits, tmp_path / "other.onnx", "u8s8")[0 if scheme == "x" else 1]
+    )
+
+
+def test_a_file_that_is_not_as_accurate_as_its_simulation_fails(
+    notes: dict[str, tuple[str, ...]], results: dict[str, StepResult], digits: Dataset, folder: Path
+) -> None:
+    spec = models.read_spec(results["residual"].model)
+    better = spec.quantization | {"accuracy": {"onnx": 0.5, "tflite": 0.5}}
+    for fmt in ("onnx", "tflite"):
+        with pytest.raises(ParityError, match="not as accurate as its simulation"):
+            qat_export.shipped_parity(
+                folder / f"residual.{fmt}", fmt, dataclasses.replace(spec, quantization=better), digits
+            )
+
+
+def test_parity_is_only_judged_on_the_images_of_the_training(
+    notes: dict[str, tuple[str, ...]], results: dict[str, StepResult], digits_at: DigitsAt, folder: Path
+) -> None:
+    spec = models.read_spec(results["residual"].model)
+    with pytest.raises(StepError, match="its own validation images"):
+        qat_export.shipped_parity(folder / "residual.onnx", "onnx", spec, digits_at(None))
+
+
+def test_a_graph_that_was_not_trained_is_refused(
+    results: dict[str, StepResult], digits: Dataset, tmp_path: Path
+) -> None:
+    module, spec = models.load(results["residual"].model)
+    fewer = dict(list(spec.quantization["activations"].items())[1:])
+    other = dataclasses.replace(spec, quantization=spec.quantization | {"activations": fewer})
+    with pytest.raises(StepError, match="not the one that was trained"):
+        qat_export.convert(module, other, digits.calibration(8), tmp_path / "m.onnx", "u8s8")
+
+
+def test_impossible_parents_are_refused(
+    results: dict[str, StepResult], residual: Path, digits: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="no parent"):
+        run(SHORT, None, digits, tmp_path)
+    with pytest.raises(ModelError, match="in simulated int8 already"):
+        run(SHORT, results["residual"].model, digits, tmp_path)
+    module, spec = models.load(residual)
+    models.save(
+        module, dataclasses.replace(spec, labels=tuple("abcdefghij")), tmp_path / "letters.safetensors"
+    )
+    with pytest.raises(ModelError, match="other classes"):
+        run(SHORT, tmp_path / "letters.safetensors", digits, tmp_path)
+    arch = f"py:{folder / 'nets.py'}:pooled"
+    models.save(
+        models.build(arch, 10, 1), dataclasses.replace(spec, arch=arch), tmp_path / "pooled.safetensors"
+    )
+    with pytest.raises(StepError, match="Nothing in the model can be quantized"):
+        run(SHORT, tmp_path / "pooled.safetensors", digits, tmp_path)
+
+
+def test_the_last_rung_is_trained_once_for_both_formats(
+    residual: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    step, events = QuantizeStep(qat_epochs=1, images=64), []
+
+    def rung(scheme: str) -> Path:
+        return qat.qat_rung(
+            residual, step, digits, tmp_path, scheme, 0, lambda event, _: events.append(event)
+        )
+
+    first = rung("u8s8")
+    assert models.read_spec(first).quantization["scheme"] == "u8s8" and events
+    events.clear()
+    assert rung("litert") == first and not events
