@@ -57,14 +57,14 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
 def tune(out: Path | None, as_json: bool, seconds: float | None, trials: int | None, **chosen: Any) -> int:
     """Search a recipe's space for the best trade-offs between accuracy and measured latency.
 
-    Trials are small recipes in one run: what two of them share is made once. The recipe's own variants come first, so that
-    the front contains whatever of them is not beaten. Interrupted, the same command goes on; a longer --time or more
-    --trials goes further. Everything is chosen on validation images.
+    Trials are small recipes in one run: what two of them share is made once. The recipe's own variants come
+    first, so that the front contains whatever of them is not beaten. Interrupted, the same command goes on; a
+    longer --time or more --trials goes further. Everything is chosen on validation images.
 
     The front is left in the run as ordinary variants, for `bench report`, `bench choose` and `bench export`.
 
-    Several workers share a study with --storage (sqlite:///study.db, postgresql://...); each has its own --out, and the front
-    of all is in the table, of which each run holds what it made itself.
+    Several workers share a study with --storage (sqlite:///study.db, postgresql://...); each has its own
+    --out, and the front of all is in the table, of which each run holds what it made itself.
     """
     from bench.progress import Progress
     from bench.store import Run
@@ -127,9 +127,8 @@ def _tell(search: Any, setup: Any, path: Path, as_json: bool, interrupted: bool)
     html = path / "report.html"
     with explain_disk_errors(html):
         write_atomic(html, tables.render(read_run(path), "html").encode())
-    say(
-        f"\n{search.ended}. Report: {html}\nNext: bench choose {path} --max-drop 1%; to search further, the same command with more --time or --trials"
-    )
+    say(f"\n{search.ended}. Report: {html}\nNext: bench choose {path} --max-drop 1%")
+    say("To search further: the same command with more --time or --trials")
 
 
 def _say_problems(search: Any) -> None:
@@ -144,7 +143,7 @@ def _say_problems(search: Any) -> None:
 
 
 def table(search: Any, setup: Any, width: int) -> Any:
-    """The front, cheapest first, then what was made by hand and is beaten; as a rich table of at most ``width`` columns."""
+    """The front, cheapest first, then what was made by hand and is beaten, as a rich table."""
     from rich import box
     from rich.table import Table
 
@@ -168,8 +167,8 @@ def table(search: Any, setup: Any, width: int) -> Any:
         r = f.result
         measured = [cost(r.cost)] if unit else []
         grid.add_row(
-            f.name, _maker(search, f), "yes" if f.on_front else "beaten", text.points(r.accuracy, style), *measured,
-            _share(search, r), text.size(r.size), style="" if f.on_front else "dim",
+            f.name, _maker(search, f), "yes" if f.on_front else "beaten", text.points(r.accuracy, style),
+            *measured, _share(search, r), text.size(r.size), style="" if f.on_front else "dim",
         )  # fmt: skip
     return grid
 

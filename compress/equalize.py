@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from compress import onnx_graph, onnx_int8, qat_graph
+from compress import onnx_int8, qat_graph
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -52,7 +52,8 @@ def improve(
     limit: int = 127,
     per_channel: bool = True,
     float_layers: Sequence[str] = (),
-    float_stem: bool = False,
+    fmt: str = "",
+    scheme: str = "u8s8",
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy of a model with equalised weights, and biases that make up for the mean error of rounding them.
 
@@ -60,7 +61,7 @@ def improve(
         images: calibration images, float32 N x C x H x W, normalised; at most :data:`IMAGES` are used.
         limit: the largest integer of a weight (127, or 64 for 7 bits).
         float_layers: regular expressions for names of layers whose weights will not be rounded.
-        float_stem: whether a small first convolution stays float (:func:`compress.onnx_graph.small_stems`).
+        fmt, scheme: of the file that will be made; some have layers in float (:func:`compress.qat_graph.float_nodes`).
 
     Returns:
         (the model, notes).
@@ -77,11 +78,12 @@ def improve(
         if equalize:
             notes.append(_equalize(graph, images[:count]))
         if correct_bias:
+            floats = qat_graph.float_nodes(graph, fmt, scheme)
             rounded = {
-                node for node in layers(graph)
-                if not onnx_int8.matches(float_layers, (layer_name(node),))
-                and not (float_stem and _is_stem(graph, node))
-            }  # fmt: skip
+                node
+                for node in layers(graph)
+                if node not in floats and not onnx_int8.matches(float_layers, (layer_name(node),))
+            }
             notes.append(_correct(graph, images[:count], rounded, limit, per_channel))
     made = copy.deepcopy(module)
     own = made.state_dict()
@@ -102,12 +104,6 @@ def layer_name(node: fx.Node) -> str:
     """``stage1.0.main.0`` of the layer with the weight ``stage1.0.main.0.weight``."""
     weight: Any = node.args[1]
     return str(weight.target).removesuffix(".weight")
-
-
-def _is_stem(graph: fx.GraphModule, node: fx.Node) -> bool:
-    image: Any = node.args[0]
-    small = _weight(graph, node)[0].numel() <= onnx_graph.SMALL_KERNEL
-    return image.op == "placeholder" and small and qat_graph.operator(node) == "conv2d"
 
 
 def _weight(graph: fx.GraphModule, node: fx.Node) -> Tensor:

@@ -186,7 +186,8 @@ class Ladder:
     ) -> Candidate:
         found = self._right(path)
         change, low, high, _ = paired_accuracy(self._reference, found)
-        return Candidate(path, step, source, notes, -change, (-high, -low), float(found.mean()))
+        drop, ends = 0.0 - change, (0.0 - high, 0.0 - low)  # not -change: no loss is 0, not -0
+        return Candidate(path, step, source, notes, drop, ends, float(found.mean()))
 
     def _right(self, path: Path) -> NDArray[np.bool_]:
         """Whether a file is right, for every validation image."""

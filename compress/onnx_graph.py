@@ -7,6 +7,7 @@ MobileNetV3-small at 96 px 1.18 against 0.80, EfficientNet-B0 at 96 px 0.78 agai
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,8 +36,7 @@ GATES = ("HardSigmoid", "Sigmoid")
 POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 SMALL_KERNEL = 32
 """Weights of one output: with no more, as in a 3 x 3 convolution of RGB, integer kernels for dot products run
-almost empty, and the float convolution is faster (by 2 to 11% of a net's time); a 7 x 7 stem is not
-(ResNet-18 would lose 60%)."""
+almost empty, and the float convolution is faster (by 2 to 11% of a net's time)."""
 
 
 def prepare(source: Path) -> onnx.ModelProto:
@@ -140,23 +140,29 @@ class Links:
                 yield from products
 
 
-def small_stems(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Convolutions of the image itself that are faster in float: see :data:`SMALL_KERNEL`."""
+def small_stems(model: onnx.ModelProto, links: Links) -> list[onnx.NodeProto]:
+    """Convolutions of the image itself that are faster in float: see :data:`SMALL_KERNEL`.
+
+    Not before max pooling: ONNX Runtime then rounds first and pools 8-bit channels-first values, which takes
+    longer than all convolutions of SqueezeNet together.
+    """
     inputs = {i.name for i in model.graph.input}
     shapes = {i.name: list(i.dims) for i in model.graph.initializer}
     found = []
     for node in model.graph.node:
-        if node.op_type == "Conv" and node.input[0] in inputs and node.input[1] in shapes:
-            size = 1
-            for side in shapes[node.input[1]][1:]:
-                size *= side
-            if size <= SMALL_KERNEL:
-                found.append(node)
+        if node.op_type != "Conv" or node.input[0] not in inputs or node.input[1] not in shapes:
+            continue
+        size = math.prod(shapes[node.input[1]][1:])
+        ends = [node, *links.activation(node)]
+        pooled = any(r.op_type == "MaxPool" for end in ends for r in links.readers.get(end.output[0], []))
+        if size <= SMALL_KERNEL and not pooled:
+            found.append(node)
     return found
 
 
 def ending(model: onnx.ModelProto, links: Links) -> tuple[list[onnx.NodeProto], str]:
-    """(nodes after the last one that computes, the tensor it makes): 8 bits would tie classes, so both stay float."""
+    """(nodes after the last one that computes, the tensor it makes): 8 bits would tie classes, so both stay
+    float."""
     tail: list[onnx.NodeProto] = []
     tensor = model.graph.output[0].name
     while tensor in links.maker:

@@ -177,7 +177,7 @@ def _excluded(
         raise unknown_layers(patterns, layers)
     if chosen:
         notes.append(f"kept float as asked: {', '.join(layer_name(n) for n in chosen)}")
-    stems = [] if SCHEMES[scheme].symmetric else onnx_graph.small_stems(model)
+    stems = [] if SCHEMES[scheme].symmetric else onnx_graph.small_stems(model, links)
     layers = [n for n in model.graph.node if n.op_type in onnx_graph.LAYERS]
     stems = [n for n in stems if n not in chosen and len(layers) > 1]
     if stems:

@@ -215,14 +215,15 @@ def improve(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy of a model, equalised and with corrected biases as ``step`` asks
     (:func:`compress.equalize.improve`), and notes."""
-    chosen = ONNX_SCHEMES.get(scheme, ONNX_SCHEMES["u8s8"])  # LiteRT's weights are those of u8s8
+    as_onnx = scheme if scheme in ONNX_SCHEMES else "u8s8"  # LiteRT's weights are those of u8s8
     return equalize.improve(
         module,
         images.sample(equalize.IMAGES),
         step.equalize,
         step.correct_bias,
-        chosen.weight_limit,
+        ONNX_SCHEMES[as_onnx].weight_limit,
         step.per_channel,
         step.float_layers,
-        float_stem=fmt == "onnx" and not chosen.symmetric,
+        fmt,
+        as_onnx,
     )

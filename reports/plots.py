@@ -261,24 +261,7 @@ def layers(rows: list[Json]) -> go.Figure:
     shown = [(i + 1, rows[i]) for i in sorted(slowest)]
     labels = [f"{i} {_escape(_shortened(row['name']))}" for i, row in shown]
     noise = any(_noisy(row) for _, row in shown)
-    figure = go.Figure()
-    for state, colour in STATES.items():
-        own = [(label, row) for label, (_, row) in zip(labels, shown, strict=True) if row["state"] == state]
-        if not own:
-            continue
-        times = [Quantity.from_json(row["time_us"]) for _, row in own]
-        figure.add_trace(
-            go.Bar(
-                y=[label for label, _ in own],
-                x=[q.value for q in times],
-                error_x=_errors(times) | {"color": "#8a8f98"},
-                orientation="h",
-                name=state,
-                marker={"color": colour},
-                hovertext=[_layer_hover(row) for _, row in own],
-                hoverinfo="text",
-            )
-        )
+    figure = go.Figure(_state_bars(labels, [row for _, row in shown]))
     domain = [0.0, 0.7] if noise else [0.0, 1.0]
     if noise:
         figure.add_trace(_noise_panel(labels, [row for _, row in shown]))
@@ -312,6 +295,31 @@ def layers(rows: list[Json]) -> go.Figure:
             "dtick": 1,
         },
     )
+
+
+def _state_bars(labels: list[str], rows: list[Json]) -> list[go.Bar]:
+    """One trace of bars for each state that occurs."""
+    import plotly.graph_objects as go
+
+    bars = []
+    for state, colour in STATES.items():
+        own = [(label, row) for label, row in zip(labels, rows, strict=True) if row["state"] == state]
+        if not own:
+            continue
+        times = [Quantity.from_json(row["time_us"]) for _, row in own]
+        bars.append(
+            go.Bar(
+                y=[label for label, _ in own],
+                x=[q.value for q in times],
+                error_x=_errors(times) | {"color": "#8a8f98"},
+                orientation="h",
+                name=state,
+                marker={"color": colour},
+                hovertext=[_layer_hover(row) for _, row in own],
+                hoverinfo="text",
+            )
+        )
+    return bars
 
 
 def _noise_panel(labels: list[str], rows: list[Json]) -> go.Scatter:

@@ -1,4 +1,4 @@
-"""``bench tune``: Optuna proposes small recipes, one run makes and measures them, its Pareto set is the answer.
+"""``bench tune``: Optuna proposes small recipes, one run makes and measures them, the front is the answer.
 
 space    the recipe's table [tune]: what may be chosen, and a choice as variants of a recipe
 points   a choice, or a variant made by hand, as a recipe of its own that shares what it can with the others

@@ -1,7 +1,8 @@
-"""Makes and measures one point in the run: an ordinary small plan, of which everything that is done already is kept.
+"""Makes and measures one point in the run: an ordinary small plan, of which whatever is done is kept.
 
-Latency is the reference's, times the ratio of the two timed by turns (:mod:`bench.targets`): trials are minutes or hours
-apart, and a machine that changes its speed by a third meanwhile would choose between them by its moods.
+Latency is the reference's, times the ratio of the two timed by turns (:mod:`bench.targets`): trials are
+minutes or hours apart, and a machine that changes its speed by a third meanwhile would choose between them by
+its moods.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ State = Literal["complete", "pruned", "failed"]
 class Result:
     """What a point gave, or why it gave nothing.
 
-    ``accuracy`` is of the validation images; ``cost`` the objective; ``ratio`` its latency over the reference's, timed by
-    turns. ``weight`` is MACs (or parameters, where size is the objective) of the net, ``curve`` its validation accuracy at
-    shares of its training. ``broken`` names the variant that could not be had: whatever needs it cannot be had either.
+    ``accuracy`` is of the validation images; ``cost`` the objective; ``ratio`` its latency over the
+    reference's, timed by turns. ``weight`` is MACs (or parameters, where size is the objective) of the net,
+    ``curve`` its validation accuracy at shares of its training. ``broken`` names the variant that could not
+    be had: whatever needs it cannot be had either.
     """
 
     variant: str
@@ -79,7 +81,8 @@ class Maker:
         """Whether nothing of a point is left to make."""
         plan = self.plan(point)
         kinds = (("variant", plan.variants), ("artifact", plan.exports), ("cell", plan.cells))
-        return all(self._good(kind, item.key) for kind, items in kinds for item in items)  # type: ignore[attr-defined]
+        keys = [(kind, item.key) for kind, items in kinds for item in items]  # type: ignore[attr-defined]
+        return all(self._good(kind, key) for kind, key in keys)
 
     def trains(self, point: Point) -> bool:
         """Whether a net of this point is still to be trained: minutes, where the rest takes seconds."""
@@ -165,7 +168,7 @@ class Maker:
         return self._data[1]
 
     def _problem(self, plan: Plan) -> Result | None:
-        """What failed first: ``pruned`` where the point cannot be had, ``failed`` where something went wrong."""
+        """What failed first: ``pruned`` where the point cannot be had, ``failed`` where something broke."""
         here = [c for c in plan.cells if c.cell.host == "local"]
         for kind, items in (("variant", plan.variants), ("artifact", plan.exports), ("cell", here)):
             for item in items:  # type: ignore[attr-defined]
@@ -196,8 +199,8 @@ class Maker:
         history = (self.run.done("variant", plan.variant(point.net).key) or {}).get("history", [])
         curve = tuple((row["epoch"] / len(history), row["val_accuracy"]) for row in history)
         return Result(
-            point.variant, accuracy=figures["val_accuracy"], cost=cost, size=figures["size_bytes"], ratio=ratio,
-            weight=self.weight(point), curve=curve,
+            point.variant, accuracy=figures["val_accuracy"], cost=cost, size=figures["size_bytes"],
+            ratio=ratio, weight=self.weight(point), curve=curve,
         )  # fmt: skip
 
     def _cell(self, plan: Plan, variant: str) -> PlannedCell:

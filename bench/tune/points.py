@@ -1,7 +1,8 @@
 """Points: a choice of the search, or a variant made by hand, as an ordinary recipe of its own.
 
-Two points share whatever is the same in them, since a run finds finished work by content. For their *names* to agree
-too, a variant's name tells everything the search chose for it, and what the recipe already has by hand keeps its name there.
+Two points share whatever is the same in them, since a run finds finished work by content. For their *names*
+to agree too, a variant's name tells everything the search chose for it, and what the recipe already has by
+hand keeps its name there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _SHORT = {
 class Point:
     """What one trial makes: ``variant`` is measured, ``recipe`` has the reference and all the variant needs.
 
-    ``net`` is the variant whose training costs the time; ``size`` the side of the images where it is not the recipe's.
+    ``net`` is the variant whose training costs the time; ``size`` the side of the images where it is not the
+    recipe's.
     """
 
     variant: str
@@ -104,7 +106,7 @@ class Points:
         return Point(last, replace(found, variants=_closure(found, found.reference, last)), net)
 
     def everything(self) -> Recipe:
-        """The recipe with every variant that shows what the search may choose: each value of each list at least once."""
+        """The recipe with variants that between them have each value the search may choose."""
         return replace(self.recipe, variants=tuple(self._seen.values()))
 
     def sizes(self) -> tuple[int | None, ...]:
@@ -115,7 +117,7 @@ class Points:
     # --- a choice as variants
 
     def _entries(self, params: Params) -> tuple[dict[str, Json], str, str]:
-        """The variants of a choice as a recipe's tables; the name of the float net and of the last variant."""
+        """The variants of a choice as a recipe's tables; the names of the float net and of the last one."""
         space, route = self.space, self.space.value(params, "route")
         own = space.section(params, route)
         learning: Json = {"step": "distill", "teacher": [self.recipe.reference], "alone": False}
@@ -144,7 +146,7 @@ class Points:
     def _label(
         self, params: Params, section: str, only: Iterable[str] | None = None, prefix: str = ""
     ) -> str:
-        """What the search chose in a section, for a name: ``resnet8x1.5-dkd-T4``; ``prefix`` where there is anything."""
+        """What the search chose in a section, for a name: ``resnet8x1.5-dkd-T4``."""
         parts = ["prune"] if section == "prune" else []
         if section == "student":  # the model belongs in the name, searched or not
             model, width = (self.space.value(params, f"student.{k}") for k in ("model", "width"))
@@ -172,7 +174,7 @@ class Points:
     # --- a variant made by hand as a choice
 
     def params_of(self, name: str) -> Params | None:
-        """The choice that makes the same as a variant of the recipe, or None where the search cannot reach it."""
+        """The choice that makes the same as a variant of the recipe, or None where the space has none."""
         chain = self._chain(name)
         for rung in RUNGS:
             if not self.space.holds("quantize", rung):
@@ -243,7 +245,7 @@ class Points:
                 raise ConfigError(f"{self.where} {place}{shown}: {err.what}", err.found, err.todo) from err
 
     def _every_value(self) -> Iterable[tuple[Params, str]]:
-        """Choices that between them have each value of each list and both ends of each range; and which is meant."""
+        """Choices that have each value of each list and both ends of each range; and which one it is for."""
         space = self.space
         for route in space.values("route"):
             for rung in space.values("quantize"):

@@ -1,7 +1,8 @@
 """The loop of a search: what is made next, when the time is up, and the front.
 
-Its order: the reference, the recipe's variants made by hand, the first values of every list, then what Optuna proposes. All
-choices are made on validation images; the test set is in the run for its report, and is not looked at here.
+Its order: the reference, the recipe's variants made by hand, the first values of every list, then what Optuna
+proposes. All choices are made on validation images; the test set is in the run for its report, and is not
+looked at here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bench.tune.study import Study
 from bench.types import Json, Notify
 
 OVERRUN = 0.1
-"""Share of the time by which the trial in progress may exceed it, before it is stopped and left for the next session."""
+"""Share of the time by which a trial may exceed it, before it is stopped and left for the next session."""
 LEAST_OVERRUN = 60.0
 MOST_REPEATS = 20
 """Proposals in a row that were tried before: the space is exhausted then."""
@@ -68,7 +69,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Found:
-    """One line of the answer. ``trial`` is None where no trial made it; ``here`` is whether this run holds it."""
+    """One line of the answer. ``trial`` is None where no trial made it; ``here``: this run holds it."""
 
     name: str
     result: Result
@@ -93,8 +94,8 @@ class Search:
     """One session of a search. ``trials`` bounds those of all sessions together; None is no bound."""
 
     def __init__(
-        self, points: Points, study: Study, maker: Makes, budget: Budget, notify: Notify, objective: Objective,
-        trials: int | None = None,
+        self, points: Points, study: Study, maker: Makes, budget: Budget, notify: Notify,
+        objective: Objective, trials: int | None = None,
     ) -> None:  # fmt: skip
         self.points, self.study, self.maker, self.budget = points, study, maker, budget
         self.notify, self.objective, self.trials = notify, objective, trials
@@ -139,7 +140,7 @@ class Search:
         self.reference = result
 
     def _make_by_hand(self) -> None:
-        """Make the recipe's own variants (one worker of a study does), and queue those that the space has too."""
+        """Make the recipe's own variants (one worker of a study does); queue those that the space has too."""
         if not self.study.claim("by hand"):
             return
         for point in self.points.hand_made():
@@ -194,7 +195,7 @@ class Search:
             raise
 
     def _known(self, point: Point) -> Result | None:
-        """What an earlier trial says of this point: it was the same, or showed that a part of this one cannot be had."""
+        """What an earlier trial says of this point: it was the same, or a part of this one cannot be had."""
         told = [t.result for t in self.study.told() if t.result and t.state in ("complete", "pruned")]
         parts = {v.name for v in point.recipe.variants}
         made = (r for r in told if r.variant == point.variant or (r.broken and r.broken in parts))
@@ -244,7 +245,7 @@ class Search:
         self._after(number, params, result)
 
     def _after(self, number: int, params: Params, result: Result) -> None:
-        """Say what a trial gave. Where no net of its own rung beats it, queue its other rungs: they cost seconds.
+        """Say what a trial gave. Where no net of its own rung beats it, queue its cheap other rungs.
 
         Its own rung, because an int8 net can be on the front whose float parent is beaten by other int8 nets.
         """
@@ -306,7 +307,7 @@ class Search:
             yield Found(result.variant, result, told.number, told.params, bool(told.by_hand), here=here)
 
     def _settle(self) -> None:
-        """Write down the time spent, and what belongs to the run: the reference, what was made by hand, the front."""
+        """Write down the time spent and what belongs to the run: reference, made by hand, front."""
         self.study.spent = self.budget.spent
         hand_made = [point for point, result in self.hand_made.values() if result.state == "complete"]
         best = [f.params for f in self.answer() if f.on_front and f.here and f.trial is not None]

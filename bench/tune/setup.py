@@ -1,4 +1,4 @@
-"""Everything a search needs to know before any work: options, space, data, machine, students; checked, nothing created."""
+"""What a search finds out before any work: options, space, data, machine, students. Nothing is created."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that is the same for every point, found out before any work. ``indexes`` are by size of images."""
+    """Everything that is the same for every point. ``indexes`` are by size of images."""
 
     options: Options
     points: Points

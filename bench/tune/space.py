@@ -1,4 +1,4 @@
-"""The search space: a recipe's table ``[tune]``, whose sections are steps with lists and ranges in place of values.
+"""The search space: a recipe's table ``[tune]``, whose sections are steps with lists and ranges for values.
 
     [tune]          quantize, image_size (lists), margin
     [tune.student]  a fresh net that learns from the reference: the keys of a distill step, and `width`
@@ -7,8 +7,9 @@
     [tune.int8]     of the quantize step behind the rungs int8, equalize and mse
     [tune.qat]      of the qat step behind the rung qat
 
-A list is a choice, ``{ low = 0.3, high = 0.8, step = 0.1 }`` a range, anything else is fixed. Which of student and prune
-applies is a choice too (the *route*), and a parameter exists only where its section applies.
+A list is a choice, ``{ low = 0.3, high = 0.8, step = 0.1 }`` a range, anything else is fixed. Which of
+student and prune applies is a choice too (the *route*), and a parameter exists only where its section
+applies.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench.types import DistillStep, Json, PruneStep, QatStep, QuantizeStep, Tra
 
 Scalar = str | int | float | bool
 Params = dict[str, Any]
-"""A choice for each parameter that applies, by its name in the study: ``route``, ``student.model``, ``prune.macs``, ..."""
+"""A choice for each parameter that applies, by its name in the study: ``route``, ``prune.macs``, ..."""
 
 ROUTES = ("student", "prune")
 RUNGS: dict[str, Json] = {
@@ -46,8 +47,12 @@ _SECTIONS: dict[str, tuple[type[Any], ...]] = {
     "qat": (QatStep, Training),
 }
 _NOT_THERE: dict[str, tuple[str, ...]] = {
-    "student": ("teacher",), "prune": ("teacher", "model"), "distill": ("model",), "int8": ("precision",), "qat": (),
-}  # fmt: skip
+    "student": ("teacher",),
+    "prune": ("teacher", "model"),
+    "distill": ("model",),
+    "int8": ("precision",),
+    "qat": (),
+}
 _TOP: dict[str, Any] = {"quantize": str, "image_size": int, "margin": float}
 PRUNE_KEYS = tuple(
     f.name for f in dataclasses.fields(PruneStep) if f.name not in ("kind", "version", "training")
@@ -106,7 +111,7 @@ class Space:
         return tuple(int(v) for v in ends) if domain.whole else ends
 
     def applies(self, params: Params, name: str) -> bool:
-        """Whether a parameter has a meaning under a choice: its section is taken, and no other overrides it."""
+        """Whether a parameter has a meaning under a choice: its section is taken, no other overrides it."""
         section, _, key = name.partition(".")
         if not key:
             return True
@@ -175,7 +180,7 @@ def _middle(domain: Domain) -> Scalar:
 
 
 def parse(table: Any, where: str) -> Space:
-    """The search space of a recipe's table ``[tune]``; names, types and ranges checked, the steps' values not yet.
+    """The space of a recipe's table ``[tune]``; names, types and ranges checked, the steps' values not yet.
 
     Raises:
         ConfigError: no table, an unknown key, an empty list, an impossible range, no route.

@@ -23,10 +23,11 @@ class TimeIsUp(StepError):
 def lags(
     share: float, accuracy: float, weight: int | None, front: Sequence[Result], margin: float
 ) -> Result | None:
-    """The member of the front that a training at ``share`` of its epochs lags behind by more than ``margin``, if any.
+    """The member of the front, if any, that a training at ``share`` of its epochs lags behind by ``margin``.
 
-    Compared are only nets of no more operations (``weight``). They stand in for the cost on the runtime, which is not known
-    before the net is trained: untrained nets are not timed, since some runtimes fold their zeros away.
+    Compared are only nets of no more operations (``weight``). They stand in for the cost on the runtime,
+    which is not known before the net is trained: untrained nets are not timed, since some runtimes fold their
+    zeros away.
     """
     if weight is None or not LOOK_FROM - 1e-9 <= share < 1:
         return None
@@ -38,7 +39,7 @@ def lags(
 
 
 class Watch:
-    """A ``notify`` that passes events on and stops a training by raising from it; ``stopped`` is what it raised.
+    """A ``notify`` that passes events on and stops a training by raising (``stopped``) from it.
 
     The engine records the variant as failed, so that its checkpoint is never taken for a finished net.
 
@@ -49,8 +50,8 @@ class Watch:
     """
 
     def __init__(
-        self, notify: Notify, net: str, *, weight: Callable[[], int | None], front: Sequence[Result], margin: float,
-        over: Callable[[], bool],
+        self, notify: Notify, net: str, *, weight: Callable[[], int | None], front: Sequence[Result],
+        margin: float, over: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.notify, self.net, self.weight, self.front = notify, net, weight, front
         self.margin, self.over = margin, over
@@ -76,8 +77,9 @@ class Watch:
         if other is not None:
             self._stop(
                 Hopeless(
-                    f"stopped after epoch {epoch} of {epochs}: validation accuracy {accuracy:.3f} is more than {self.margin:g} "
-                    f"below what {other.variant} had by then, with no more operations"
+                    f"stopped after epoch {epoch} of {epochs}: validation accuracy {accuracy:.3f} is "
+                    f"more than {self.margin:g} below what {other.variant} had by then, with no more "
+                    "operations"
                 )
             )
 

@@ -1,11 +1,12 @@
-"""Optuna's side: the storage, the sampler, what was tried and what it gave. The only module that imports Optuna.
+"""Optuna's side: the storage, the sampler, what was tried and what it gave. No other module uses it.
 
-The sampler is TPE, multivariate and split by the groups of parameters that occur together (Bergstra et al., *Algorithms for
-Hyper-Parameter Optimization*, 2011; Ozaki et al., *Multiobjective Tree-structured Parzen Estimator*, 2022): a search here has
-10 to 60 dear trials over choices of which half exist only on one route. NSGA-II needs generations of tens of trials
-before it is more than random, and a Gaussian process knows no conditional parameters. In our trial on a made-up space of this
-kind (30 studies each, three points given), the hypervolume after 15, 30 and 60 trials was 0.086, 0.092 and 0.095 with TPE,
-0.082, 0.088 and 0.093 with NSGA-II, and 0.083, 0.088 and 0.091 at random (standard errors up to 0.0005).
+The sampler is TPE, multivariate and split by the groups of parameters that occur together (Bergstra et al.,
+*Algorithms for Hyper-Parameter Optimization*, 2011; Ozaki et al., *Multiobjective Tree-structured Parzen
+Estimator*, 2022): a search here has 10 to 60 dear trials over choices of which half exist only on one route.
+NSGA-II needs generations of tens of trials before it is more than random, and a Gaussian process knows no
+conditional parameters. In our trial on a made-up space of this kind (30 studies each, three points given),
+the hypervolume after 15, 30 and 60 trials was 0.086, 0.092 and 0.095 with TPE, 0.082, 0.088 and 0.093 with
+NSGA-II, and 0.083, 0.088 and 0.091 at random (standard errors up to 0.0005).
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Study:
     def ask(self) -> tuple[int, Params]:
         """The next trial: what waits in the queue, or what the sampler proposes.
 
-        Each trial has a sampler of its own, seeded by how many gave something before it: the next session goes on in the
-        sequence of the seed and does not repeat its beginning.
+        Each trial has a sampler of its own, seeded by how many gave something before it: the next session
+        goes on in the sequence of the seed and does not repeat its beginning.
         """
         self._study.sampler = sampler(self._seed + sum(t.result is not None for t in self.told()))
         trial = self._study.ask()
@@ -92,7 +93,7 @@ class Study:
         self._study.tell(number, values, states[result.state])  # type: ignore[arg-type]
 
     def put_back(self, number: int) -> None:
-        """End a trial that gave nothing yet, and queue its choice again; what it has made is found by content."""
+        """End a trial that gave nothing yet, and queue its choice again; what it made is found by content."""
         from optuna.trial import TrialState
 
         trial = self._study.get_trials(deepcopy=False)[number]
@@ -184,7 +185,7 @@ def _result(data: Json) -> Result:
 def open_study(
     space: Space, seed: int, name: str, identity: Mapping[str, Any], folder: Path, storage: str = ""
 ) -> Study:
-    """Make or go on with a study: the one of ``folder``'s journal, or the one called ``name`` in the storage of that address.
+    """Make or go on with the study of ``folder``'s journal, or with the one called ``name`` in a storage.
 
     ``identity`` is everything that must be the same for its trials to be comparable.
 
@@ -216,7 +217,7 @@ def open_study(
             "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else ""),
             "Give another storage, or another directory with --out"
             if storage
-            else f"Give another directory with --out, or move {journal} away: what was made is found by content",
+            else f"Give another --out, or move {journal} away: what was made is found by content",
         )
     return Study(found, space, seed, str(folder.resolve()), private=not storage)
 
@@ -234,7 +235,7 @@ def check_storage(storage: str) -> None:
 def _not_opened(err: Exception, where: str, shared: bool) -> StoreError:
     first = hide_password((str(err).strip() or type(err).__name__).splitlines()[0])[:300]
     todo = (
-        "Check the address; it is one of SQLAlchemy's, such as sqlite:///study.db or postgresql://user@host/db"
+        "Check the address, one of SQLAlchemy's: sqlite:///study.db, postgresql://user@host/db"
         if shared
         else "Move that file away: what was made is kept in the run and found by content"
     )

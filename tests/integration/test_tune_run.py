@@ -80,7 +80,7 @@ def _interrupted(arguments: list[str], cwd: Path, run: Path) -> subprocess.Compl
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess, dict]:
-    """A search that was interrupted and resumed: its folder, the first session and the second one's answer."""
+    """A search, interrupted and resumed: its folder, the first session and the second one's answer."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "search.toml").write_text(RECIPE)
     cut = _interrupted([*COMMAND, "--out", "run"], folder, folder / "run")

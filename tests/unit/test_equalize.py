@@ -140,7 +140,7 @@ def test_bias_correction_gives_the_rounded_net_the_means_of_the_float_net(per_ch
 
 def test_layers_that_stay_float_are_not_corrected() -> None:
     net, images = uneven(nn.ReLU)
-    _, notes = equalize.improve(net, images, False, True, float_layers=("deep.*", "head"), float_stem=True)
+    _, notes = equalize.improve(net, images, False, True, float_layers=("deep.*", "head"), fmt="onnx")
     assert notes == ("corrected the biases of 1 of 1 layers on 64 images",)
 
 

@@ -280,7 +280,7 @@ def test_layers_kept_float_by_name_or_pattern(tmp_path: Path) -> None:
         left = 0 if "*" in names[0] else 1
         assert f"int8: {left} of 2 convolutions, 1 of 1 matrix products" in notes
         assert any("kept float as asked: " in note and "features.1" in note for note in notes)
-    with pytest.raises(StepError, match="No layer is named feature.1.*: features.0, features.1, fc"):
+    with pytest.raises(StepError, match=r"No layer is named feature\.1.*: features\.0, features\.1, fc"):
         to_int8(
             tmp_path / "net.onnx", tmp_path / "q.onnx", "s8s8", "minmax", images, float_layers=("feature.1",)
         )

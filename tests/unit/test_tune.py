@@ -149,7 +149,8 @@ def test_what_a_route_says_itself_comes_before_what_both_have_in_common():
 
 def test_the_first_point_is_the_first_of_every_list():
     assert _space().first("prune", "none") == {
-        "route": "prune", "quantize": "none", "prune.macs": 0.5, "prune.blocks": False, "distill.temperature": 4.0,
+        "route": "prune", "quantize": "none", "prune.macs": 0.5, "prune.blocks": False,
+        "distill.temperature": 4.0,
     }  # fmt: skip
 
 
@@ -223,8 +224,8 @@ def _result(name: str, accuracy: float, cost: float, **more: object) -> Result:
 
 def test_the_front_is_what_nothing_else_beats():
     found = [
-        _result("a", 0.9, 1.0), _result("b", 0.8, 0.5), _result("beaten", 0.79, 0.6), _result("same", 0.8, 0.5),
-        _result("slow", 0.9, 1.1), Result("broken", "failed"),
+        _result("a", 0.9, 1.0), _result("b", 0.8, 0.5), _result("beaten", 0.79, 0.6),
+        _result("same", 0.8, 0.5), _result("slow", 0.9, 1.1), Result("broken", "failed"),
     ]  # fmt: skip
     assert [r.variant for r in searching.front_of(found)] == ["b", "a"]
 
