@@ -20,8 +20,6 @@ from compress.onnx_int8 import SCHEMES
 from compress.qat_graph import CLIPS, GATED, GATES, WEIGHTED, float_nodes, label, operator, origin, points
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, fx
 
 SHARE = 4
@@ -64,9 +62,10 @@ def _rounded() -> Any:
         """Onto the grid, in float32: four vectorised passes (ATen's own fused kernel takes 10 times as long on CPUs)."""
 
         @staticmethod
-        def forward(ctx: Any, x: Tensor, log_scale: Tensor, low: int, high: int) -> Tensor:
-            ctx.scale, ctx.low, ctx.high = float(log_scale.exp()), low, high
-            y = x.float().mul(1 / ctx.scale).round_().clamp_(low, high).mul_(ctx.scale).to(x.dtype)
+        def forward(ctx: Any, x: Tensor, change: Tensor, start: Tensor, low: int, high: int) -> Tensor:
+            ctx.scale, ctx.low, ctx.high = float(start * change.exp()), low, high
+            # Divided, as in the runtimes: gates are often halfway between two integers, where a last bit decides.
+            y = x.float().div(ctx.scale).round_().clamp_(low, high).mul_(ctx.scale).to(x.dtype)
             ctx.save_for_backward(x, y)
             return y
 
@@ -76,11 +75,12 @@ def _rounded() -> Any:
             (grad,) = grads
             inside = torch.ops.aten.hardtanh_backward(grad, x, ctx.low * ctx.scale, ctx.high * ctx.scale)
             if not ctx.needs_input_grad[1]:
-                return inside, None, None, None
+                return inside, None, None, None, None
             some = slice(None, None, SHARE) if len(x) >= SHARE else slice(None)
             learned = (grad[some].float() * y[some]).sum() - (inside[some].float() * x[some]).sum()
             # Divided as in LSQ, so that scales move about as fast as weights do.
-            return inside, learned * (len(x) / len(x[some])) / math.sqrt(x.numel() * ctx.high), None, None
+            learned *= len(x) / len(x[some]) / math.sqrt(x.numel() * ctx.high)
+            return inside, learned, None, None, None
 
     return Rounded
 
@@ -92,7 +92,6 @@ class Modules(NamedTuple):
     weight: Any
     bias: Any
     gated: Any
-    table: Any
 
 
 @cache
@@ -102,19 +101,22 @@ def modules() -> Modules:
     from torch import nn
 
     class Activation(nn.Module):
-        def __init__(self, start: Grid, learned: bool = True) -> None:
+        """``change`` is the logarithm of the scale's ratio to its first value."""
+
+        def __init__(self, first: Grid, learned: bool = True) -> None:
             super().__init__()
-            self.log_scale = nn.Parameter(torch.tensor(math.log(start.scale)), requires_grad=learned)
-            self.register_buffer("ends", torch.tensor([start.low, start.high]))
+            self.change = nn.Parameter(torch.zeros(()), requires_grad=learned)
+            self.register_buffer("start", torch.tensor(first.scale))
+            self.register_buffer("ends", torch.tensor([first.low, first.high]))
 
         @property
         def grid(self) -> Grid:
             low, high = self.ends.tolist()
-            return Grid(float(self.log_scale.detach().exp()), low, high)
+            return Grid(float(self.start * self.change.detach().exp()), low, high)
 
         def forward(self, x: Tensor) -> Tensor:
             low, high = self.ends.tolist()
-            y: Tensor = _rounded().apply(x, self.log_scale, low, high)
+            y: Tensor = _rounded().apply(x, self.change, self.start, low, high)
             return y
 
     class Weight(nn.Module):
@@ -132,8 +134,8 @@ def modules() -> Modules:
             super().__init__()
             self.limit = limit
 
-        def forward(self, bias: Tensor, w: Tensor, log_scale: Tensor) -> Tensor:
-            return _straight(bias, weight_scale(w, self.limit).flatten() * log_scale.detach().exp())
+        def forward(self, bias: Tensor, w: Tensor, start: Tensor, change: Tensor) -> Tensor:
+            return _straight(bias, weight_scale(w, self.limit).flatten() * start * change.detach().exp())
 
     class Gated(nn.Module):
         """A tensor times a rounded gate of it: what runtimes without one kernel for the two compute."""
@@ -147,20 +149,7 @@ def modules() -> Modules:
             product: Tensor = x * self.round(self.gate(x))
             return product
 
-    class Table(nn.Module):
-        """A kernel that answers each of its 256 integers with a number of its own."""
-
-        def __init__(self, source: Grid, answers: NDArray[np.float32]) -> None:
-            super().__init__()
-            self.source = source
-            self.register_buffer("answers", torch.from_numpy(answers))
-
-        def forward(self, x: Tensor) -> Tensor:
-            place = (x / self.source.scale).round_().long() - self.source.low
-            answer: Tensor = self.answers[place]
-            return answer
-
-    return Modules(Activation, Weight, Bias, Gated, Table)
+    return Modules(Activation, Weight, Bias, Gated)
 
 
 def weight_scale(w: Tensor, limit: int) -> Tensor:
@@ -205,11 +194,6 @@ def insert(made: fx.GraphModule, grids: dict[str, Grid], scheme: str, fmt: str =
         # A clip's range must stay inside its bounds, because ONNX files leave the clip to it.
         learned = operator(nodes[name]) not in (*GATES, *CLIPS)
         rounded.add_submodule(f"round.{name}", make.activation(grids[name], learned))
-    gates = {
-        name: (grids.get(where.get(label(origin(node.args[0])), "")), grids.get(where.get(name, "")))
-        for name, node in nodes.items()
-        if operator(node) in GATED and node not in floats
-    }
     for node in layers:
         _round_layer(rounded.graph, node, where.get(label(origin(node.args[0]))))
     for name, owner in where.items():
@@ -219,8 +203,11 @@ def insert(made: fx.GraphModule, grids: dict[str, Grid], scheme: str, fmt: str =
         node.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
         if operator(node) == "relu" and grids[owner].low == 0:
             after.args = (node.args[0],)  # a grid that ends at 0 does what relu does
-    for name, (source, target) in gates.items():
-        _round_gate(rounded, nodes[name], source, target, scheme, fmt)
+    for node in nodes.values():
+        if node not in floats and (
+            operator(node) == "silu" or (fmt == "onnx" and operator(node) == "hardswish")
+        ):
+            _round_gate(rounded, node, scheme, fmt)
     rounded.graph.eliminate_dead_code()
     rounded.graph.lint()
     return fx.GraphModule(rounded, rounded.graph)
@@ -231,76 +218,17 @@ def _round_layer(graph: fx.Graph, layer: Any, image: str | None) -> None:
     weight = layer.args[1]
     with graph.inserting_before(layer):
         if image is not None and len(layer.args) > 2 and layer.args[2] is not None:
-            scale = graph.get_attr(f"round.{image}.log_scale")
-            layer.update_arg(2, graph.call_module("round_bias", (layer.args[2], weight, scale)))
+            scale = (graph.get_attr(f"round.{image}.start"), graph.get_attr(f"round.{image}.change"))
+            layer.update_arg(2, graph.call_module("round_bias", (layer.args[2], weight, *scale)))
         layer.update_arg(1, graph.call_module("round_weight", (weight,)))
 
 
-def _round_gate(
-    rounded: Any, node: Any, source: Grid | None, target: Grid | None, scheme: str, fmt: str
-) -> None:
-    """Replace ``x * gate(x)``, with x on one grid and the answer on another, by what the kernels of a format compute."""
-    kind = GATED[operator(node)]
-    if operator(node) == "silu" or fmt == "onnx":
-        replaced = modules().gated(kind, grid(gate_range(fmt, kind), scheme))
-    elif fmt == "tflite" and source is not None and target is not None:
-        replaced = modules().table(source, litert_hard_swish(source, target))
-    else:
-        return
-    name = f"inside.{label(node)}"
-    rounded.add_submodule(name, replaced)
+def _round_gate(rounded: Any, node: Any, scheme: str, fmt: str) -> None:
+    """Replace ``x * gate(x)`` by what runtimes compute that have no kernel for both."""
+    kind, name = GATED[operator(node)], f"inside.{label(node)}"
+    rounded.add_submodule(name, modules().gated(kind, grid(gate_range(fmt, kind), scheme)))
     with rounded.graph.inserting_before(node):
         node.replace_all_uses_with(rounded.graph.call_module(name, node.args[:1]))
-
-
-def litert_hard_swish(source: Grid, target: Grid) -> NDArray[np.float32]:
-    """What LiteRT's int8 kernel answers for each integer: 16-bit fixed-point products, up to one step off the function.
-
-    The arithmetic of ``HardSwish`` in TensorFlow Lite's reference kernels (checked against LiteRT 2.3: equal everywhere).
-    """
-    import numpy as np
-
-    value = np.arange(source.low, source.high + 1, dtype=np.int64) * 128
-    step = np.float32(source.scale) / np.float32(128)
-    factor, shift = _fixed_point(float(step / np.float32(target.scale)))
-    scaled = _high_product(value, factor, 1 << 14)
-    factor, left = _fixed_point(float(step / np.float32(3 / 32768)))
-    gate = value
-    if left > 0:
-        gate = np.clip(gate << (left - 1), -32768, 32767)
-    gate = _high_product(gate, factor, 1 << 14)
-    gate = np.clip(gate << 1, -32768, 32767) if left > 0 else _halved(gate, -left)
-    product = _high_product((gate + 32768) >> 1, scaled, 0)
-    answer: NDArray[np.float32] = np.clip(_halved(product, -shift), target.low, target.high).astype(
-        np.float32
-    )
-    return answer * np.float32(target.scale)
-
-
-def _fixed_point(value: float) -> tuple[int, int]:
-    """(16-bit factor, exponent) with ``value = factor / 2^15 * 2^exponent``."""
-    fraction, exponent = math.frexp(value)
-    whole = round(fraction * 2**31)
-    if whole == 2**31:
-        whole, exponent = whole // 2, exponent + 1
-    return min(32767, (whole + 2**15) >> 16), exponent
-
-
-def _high_product(a: NDArray[np.int64], b: Any, nudge: int) -> NDArray[np.int64]:
-    """``(a b + nudge) / 2^15`` towards zero, the nudge with the sign of the product."""
-    import numpy as np
-
-    product = a * b
-    moved = product + np.where(product >= 0, nudge, 1 - nudge if nudge else 0)
-    high: NDArray[np.int64] = np.sign(moved) * (np.abs(moved) >> 15)
-    return high
-
-
-def _halved(value: NDArray[np.int64], times: int) -> NDArray[np.int64]:
-    """``value / 2^times`` to the nearest, halves away from zero."""
-    mask = (1 << times) - 1
-    halved: NDArray[np.int64] = (value >> times) + ((value & mask) > (mask >> 1) + (value < 0))
-    return halved
 
 
 def grids_of(rounded: fx.GraphModule) -> dict[str, Grid]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.inspect_ import CONVERT, FLOAT, INT8, LAYOUT, Graph, Kernel, Layer
+from compress.onnx_graph import sort_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -60,35 +61,13 @@ def read(path: Path) -> Graph:
     import onnx
 
     model = onnx.load(path)
-    _sort(model.graph)  # ONNX Runtime takes files in any order, shape inference does not
+    sort_nodes(model)  # ONNX Runtime takes files in any order, shape inference does not
     layers = _layers(model)
     done = optimised(path)
     kernels = _kernels(done, _Finder(model, layers))
     ends = {v.name for v in done.graph.input}, {v.name for v in done.graph.output}
     unfused = sum(_inside(node, *ends) for node in done.graph.node)
     return Graph(tuple(layers.values()), kernels, unfused, {})
-
-
-def _sort(graph: Any) -> None:
-    """Bring the nodes of a graph into an order in which each comes after what it reads, with as few moves as that takes.
-
-    A graph that goes round stays as it is.
-    """
-    waiting, known = list(graph.node), {t.name for t in (*graph.initializer, *graph.input)} | {""}
-    ordered: list[Any] = []
-    while waiting:
-        later = []
-        for node in waiting:
-            if known.issuperset(node.input):
-                known.update(node.output)
-                ordered.append(node)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            return
-        waiting = later
-    del graph.node[:]
-    graph.node.extend(ordered)
 
 
 def optimised(path: Path) -> onnx.ModelProto:

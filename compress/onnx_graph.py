@@ -254,12 +254,20 @@ def integer_gates(model: onnx.ModelProto) -> None:
     drop_unused(model)
 
 
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Bring the nodes into an order in which each comes after what it reads, as the format demands; in place."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    ONNXModel(model).topological_sort()
+
+
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write a model as it ships: the same bytes every time and nothing about the machine that made it.
 
     The exporter stores stack traces with file paths on every node, and the quantizer lists
-    operator domains that no node uses.
+    operator domains that no node uses; it also adds nodes in an order that strict readers refuse.
     """
+    sort_nodes(model)
     graph = model.graph
     parts: Sequence[Any] = (
         model,

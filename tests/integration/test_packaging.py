@@ -59,6 +59,7 @@ def test_extras_are_those_whose_code_exists(wheel):
         "executorch",
         "loadgen",
         "codecarbon",
+        "tune",
         "all",
         "dev",
     }

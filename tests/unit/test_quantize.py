@@ -286,6 +286,45 @@ def test_layers_kept_float_by_name_or_pattern(tmp_path: Path) -> None:
         )
 
 
+def test_logits_of_a_net_that_ends_in_pooling_stay_float_and_a_pooled_stem_is_int8(tmp_path: Path) -> None:
+    """As SqueezeNet does; pooling 8-bit images in channels-first order takes longer than all its convolutions."""
+    make, rng = onnx.helper, np.random.default_rng(0)
+    weights = {
+        f"{n}.weight": rng.normal(size=s) * 0.3
+        for n, s in (("a", (8, 3, 3, 3)), ("b", (8, 8, 3, 3)), ("c", (5, 8, 1, 1)))
+    }
+    nodes = [
+        make.make_node("Conv", ["input", "a.weight"], ["a"], "a"),
+        make.make_node("Relu", ["a"], ["ar"], "ar"),
+        make.make_node("MaxPool", ["ar"], ["p"], "p", kernel_shape=[2, 2], strides=[2, 2]),
+        make.make_node("Conv", ["p", "b.weight"], ["b"], "b"),
+        make.make_node("Relu", ["b"], ["br"], "br"),
+        make.make_node("Conv", ["br", "c.weight"], ["c"], "c"),
+        make.make_node("Relu", ["c"], ["cr"], "cr"),
+        make.make_node("GlobalAveragePool", ["cr"], ["g"], "g"),
+        make.make_node("Flatten", ["g"], ["logits"], "f"),
+    ]
+    ends = [
+        make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", ["batch", 3, 12, 12]), ("logits", ["batch", 5]))
+    ]
+    constants = [onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()]
+    graph = make.make_graph(nodes, "net", ends[:1], ends[1:], constants)
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 18)]), tmp_path / "net.onnx")
+    images = rng.normal(size=(24, 3, 12, 12)).astype(np.float32)
+    notes = to_int8(tmp_path / "net.onnx", tmp_path / "q.onnx", "u8s8", "minmax", images)
+    assert "int8: 3 of 3 convolutions" in notes
+    links = onnx_graph.Links(onnx.load(tmp_path / "q.onnx"))
+    tensor = "logits"
+    while links.maker[tensor].op_type != "Conv":
+        assert "QuantizeLinear" not in [n.op_type for n in links.readers.get(tensor, [])]
+        tensor = links.maker[tensor].input[0]
+        assert links.maker[tensor].op_type != "DequantizeLinear"
+    found = parity.run_file(tmp_path / "q.onnx", "onnx", Tensor(images), emulate=True)
+    expected = parity.run_file(tmp_path / "net.onnx", "onnx", Tensor(images))
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_dynamic_quantization_takes_the_matrix_products(tmp_path: Path) -> None:
     images = small_net(tmp_path / "net.onnx")
     with quiet():
@@ -325,6 +364,23 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         return self.values
+
+
+def test_a_batch_is_cut_so_that_its_activations_fit_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = small_net(tmp_path / "net.onnx")
+    with quiet():
+        model = onnx_graph.prepare(tmp_path / "net.onnx")
+    whole = list(onnx_int8.values(model, [images], ["input", "r", "c2"]))
+    assert [len(part["r"]) for part in whole] == [1, 32, 7], "the first image tells how large one is"
+    each = sum(v[0].size for v in whole[1].values())
+    monkeypatch.setattr(onnx_int8, "BUDGET", 5 * each)
+    parts = list(onnx_int8.values(model, [images], ["input", "r", "c2"]))
+    assert [len(part["r"]) for part in parts] == [1, 5, 5, 5, 5, 5, 5, 5, 4]
+    for name in ("input", "r", "c2"):
+        one, other = (np.concatenate([part[name] for part in found]) for found in (whole, parts))
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", quantize.RANGES)

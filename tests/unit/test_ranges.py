@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -124,6 +127,22 @@ def test_a_tensor_that_was_zero_at_first_has_the_range_of_its_later_values() -> 
 def test_values_that_are_not_finite_are_named(value: float) -> None:
     with pytest.raises(StepError, match="the tensor relu_3 has values that are not finite"):
         ranges.collect([{"relu_3": np.array([1.0, value], dtype=np.float32)}])
+
+
+def test_memory_does_not_grow_with_the_images() -> None:
+    rng = np.random.default_rng(0)
+
+    def batches(count: int) -> Iterator[dict[str, np.ndarray]]:
+        for _ in range(count):
+            yield {f"t{i}": rng.standard_normal(100_000, dtype=np.float32) for i in range(3)}
+
+    peaks = []
+    for count in (2, 40):
+        tracemalloc.start()
+        ranges.collect(batches(count))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 # --- scales of weights ------------------------------------------------------------------------
