@@ -50,8 +50,11 @@ def grid(ends: ranges.Range, scheme: str) -> Grid:
 
 
 def gate_range(fmt: str, kind: str) -> ranges.Range:
-    """Of an operator from 0 to 1; LiteRT's integer kernels have 1/256 as the scale of some."""
-    return 0.0, 255 / 256 if fmt == "tflite" and kind != "hardsigmoid" else 1.0
+    """Of an operator from 0 to 1; LiteRT's integer kernels have 1/256 as the scale of some.
+
+    A bit less than 1: a gate of 0 is 127.5 steps of 1/255, which ONNX Runtime's integer kernels round up.
+    """
+    return 0.0, 255 / 256 if fmt == "tflite" and kind != "hardsigmoid" else 1 - 2**-22
 
 
 @cache
@@ -64,7 +67,7 @@ def _rounded() -> Any:
         @staticmethod
         def forward(ctx: Any, x: Tensor, change: Tensor, start: Tensor, low: int, high: int) -> Tensor:
             ctx.scale, ctx.low, ctx.high = float(start * change.exp()), low, high
-            # Divided, as in the runtimes: gates are often halfway between two integers, where a last bit decides.
+            # Divided, as in the runtimes: halfway between two integers a last bit decides.
             y = x.float().div(ctx.scale).round_().clamp_(low, high).mul_(ctx.scale).to(x.dtype)
             ctx.save_for_backward(x, y)
             return y

@@ -166,9 +166,10 @@ def first_grids(graph: fx.GraphModule, data: Any, step: QatStep) -> dict[str, Gr
 
 def _quantization(graph: fx.GraphModule, trained: fx.GraphModule, data: Any, step: QatStep) -> Json:
     """What the exporters need to know, and what the files must reach: accuracy on validation in float32 arithmetic."""
+    import numpy as np
     import torch
 
-    from distill.evaluate import evaluate
+    from distill.evaluate import answers
 
     with torch.inference_mode():
         logits = torch.cat([trained(part) for part in data.calibration(step.images).split(BATCH)])
@@ -179,9 +180,14 @@ def _quantization(graph: fx.GraphModule, trained: fx.GraphModule, data: Any, ste
         "logits": [float(logits.min()), float(logits.max())],
         "data": data.index.digest,
         "accuracy": {},
+        "right": {},  # one bit for each validation image
     }
     for fmt in ("onnx", "tflite"):
-        found["accuracy"][fmt] = evaluate(simulation(graph, found, fmt), data, "validation", None)[1]
+        right = (
+            answers(simulation(graph, found, fmt), data, "validation", None)[1] == data.labels["validation"]
+        )
+        found["accuracy"][fmt] = float(right.double().mean())
+        found["right"][fmt] = np.packbits(right.numpy()).tobytes().hex()
     return found
 
 

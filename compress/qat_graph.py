@@ -149,11 +149,19 @@ def float_nodes(made: fx.GraphModule, fmt: str, scheme: str) -> set[fx.Node]:
     layers = [node for node in made.graph.nodes if operator(node) in WEIGHTED]
     if fmt != "onnx" or SCHEMES[scheme].symmetric or len(layers) < 2:
         return set()
-    stems = [
-        n for n in layers
-        if n.args[0].op == "placeholder" and n.args[1].op == "get_attr" and math.prod(_tensor(made, n.args[1]).shape[1:]) <= onnx_graph.SMALL_KERNEL
-    ]  # fmt: skip
+    stems = [n for n in layers if n.args[0].op == "placeholder" and _is_small(made, n) and not _pooled(n)]
     return {*stems, *(user for stem in stems for user in stem.users if operator(user) in (*FUSED, *GATED))}
+
+
+def _is_small(made: fx.GraphModule, layer: Any) -> bool:
+    weight = layer.args[1]
+    return weight.op == "get_attr" and math.prod(_tensor(made, weight).shape[1:]) <= onnx_graph.SMALL_KERNEL
+
+
+def _pooled(node: Any) -> bool:
+    """Whether a layer's output, or what is fused into the layer, is max-pooled: :func:`compress.onnx_graph.small_stems`."""
+    fused = [user for user in node.users if operator(user) in (*FUSED, *GATED)]
+    return any(operator(user) == "max_pool2d" for end in (node, *fused) for user in end.users)
 
 
 def _is_float(node: fx.Node) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.types import Json
 from compress import litert_int8, onnx_graph, onnx_int8
+from compress.litert_graph import Graph
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,7 +180,7 @@ def _integers(links: onnx_graph.Links, tensor: str) -> tuple[str, str, str] | No
 def _tflite(
     float_file: Path, int8_file: Path, images: Images
 ) -> tuple[list[Json], Iterator[tuple[Values, Values]]]:
-    plain, rounded = litert_int8.Graph(float_file), litert_int8.Graph(int8_file)
+    plain, rounded = Graph(float_file), Graph(int8_file)
     ops = [[(k, op) for k, op in g.operators if k in litert_int8.LAYERS] for g in (plain, rounded)]
     layers: list[Json] = []
     makers = {int(op.outputs[0]): (kind, op) for kind, op in plain.operators}
@@ -211,9 +212,7 @@ def _tflite(
     return layers, pairs()
 
 
-def _litert_source(
-    graph: litert_int8.Graph, makers: Mapping[int, tuple[str, Any]], tensor: int
-) -> str | None:
+def _litert_source(graph: Graph, makers: Mapping[int, tuple[str, Any]], tensor: int) -> str | None:
     """The layer that makes a tensor, through padding and activations."""
     while tensor in makers:
         kind, op = makers[tensor]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 REPORT_SECONDS = 0.5
+LEARNS = 0.95
+"""A loss on train below this share of the first epoch's says that something is learned."""
 NOTHING_LEARNED = 3
 """Epochs in a row in which a net may have learned nothing, once a quarter of its training is over."""
 
@@ -189,7 +191,9 @@ class Trainer:
         done, epochs = len(self.history), self.options.epochs
         trained = done - self.options.freeze_epochs
         early = trained < max(NOTHING_LEARNED, math.ceil(epochs / 4))
-        if early or done == epochs or self.nothing_learned < NOTHING_LEARNED:
+        # Falling on train: it learns, and only slow running statistics (a momentum of 0.01) hide it so far.
+        falls = self.history[-1]["train_loss"] < LEARNS * self.history[0]["train_loss"]
+        if early or done == epochs or self.nothing_learned < NOTHING_LEARNED or falls:
             return
         raise StepError(
             f"The training of {self.variant} was stopped: it has learned nothing",

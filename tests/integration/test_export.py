@@ -199,7 +199,7 @@ def test_a_layer_kept_float_keeps_its_float_weights(
 ) -> None:
     import onnx
 
-    from compress import litert_int8
+    from compress import litert_graph, litert_int8
 
     step = QuantizeStep(images=32, float_layers=(r"features\.[03]",))
     made = export(model, "onnx", "int8", "u8s8", step, digits, tmp_path, floats["onnx"].path)
@@ -207,7 +207,7 @@ def test_a_layer_kept_float_keeps_its_float_weights(
     assert kinds["features.3.weight"] == onnx.TensorProto.FLOAT
     assert kinds["features.6.weight_quantized"] == onnx.TensorProto.INT8
     made = export(model, "tflite", "int8", "litert", step, digits, tmp_path, floats["tflite"].path)
-    graph = litert_int8.Graph(made.path)
+    graph = litert_graph.Graph(made.path)
     layers = {
         graph.layer(op): graph.dtype(op.inputs[1]) for k, op in graph.operators if k in litert_int8.LAYERS
     }
@@ -257,7 +257,7 @@ def test_litert_keeps_in_float_what_has_no_fast_int8_kernel(tmp_path: Path) -> N
     """
     from torch import nn
 
-    from compress import litert_int8, ranges
+    from compress import litert_graph, litert_int8, ranges
     from compress.quiet import quiet
 
     torch.manual_seed(0)
@@ -282,11 +282,11 @@ def test_litert_keeps_in_float_what_has_no_fast_int8_kernel(tmp_path: Path) -> N
     assert "float, for XNNPACK has no int8 kernel: HARD_SWISH x1" in notes
     assert "int8: 2 of 2 convolutions, 1 of 1 matrix products" in notes
     assert any(note.startswith("guarded: 1 scales") for note in notes)
-    kinds = {kind for kind, _ in litert_int8.Graph(mixed).operators}
+    kinds = {kind for kind, _ in litert_graph.Graph(mixed).operators}
     assert {"HARD_SWISH", "QUANTIZE", "DEQUANTIZE"} <= kinds
-    slow = litert_int8.outside(source)
-    assert litert_int8.outside(mixed) == slow
-    assert len(litert_int8.outside(whole) - slow) == 1, "who asks for int8 input has no use for float inside"
+    slow = litert_graph.outside(source)
+    assert litert_graph.outside(mixed) == slow
+    assert len(litert_graph.outside(whole) - slow) == 1, "who asks for int8 input has no use for float inside"
     expected = parity.run_file(source, "tflite", images)
     for path in (mixed, whole):
         assert np.abs(parity.run_file(path, "tflite", images) - expected).max() < 0.1 * np.abs(expected).max()

