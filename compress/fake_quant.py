@@ -1,9 +1,9 @@
 """Simulated int8 arithmetic: the graph of a net whose numbers are rounded where the int8 files round them.
 
-Weights: symmetric, one scale per output channel, ``max |w| / 127`` (64 for 7 bits) of the moment. Activations: one scale
-per tensor, learned (S. Esser et al., "Learned Step Size Quantization", ICLR 2020; its logarithm, as in S. Jain et al.,
-"Trained Quantization Thresholds", MLSys 2020), with the whole zero point of its first range. Rounding passes gradients
-straight through, inside the range.
+Weights: symmetric, one scale per output channel, ``max |w| / 127`` (64 for 7 bits) of the moment.
+Activations: one scale per tensor, learned (S. Esser et al., "Learned Step Size Quantization", ICLR 2020; its
+logarithm, as in S. Jain et al., "Trained Quantization Thresholds", MLSys 2020), with the whole zero point of
+its first range. Rounding passes gradients straight through, inside the range.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from compress.onnx_int8 import SCHEMES
 from compress.qat_graph import CLIPS, GATED, GATES, WEIGHTED, float_nodes, label, operator, origin, points
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx
+    from torch import Tensor, fx, nn
 
 SHARE = 4
-"""The gradient of a scale comes from every fourth image of a batch: it is a sum over thousands of values anyway."""
+"""The gradient of a scale comes from every fourth image of a batch: it is a sum over thousands of values
+anyway."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _rounded() -> Any:
     import torch
 
     class Rounded(torch.autograd.Function):
-        """Onto the grid, in float32: four vectorised passes (ATen's own fused kernel takes 10 times as long on CPUs)."""
+        """In float32, in four vectorised passes: ATen's own kernel takes 10 times as long."""
 
         @staticmethod
         def forward(ctx: Any, x: Tensor, change: Tensor, start: Tensor, low: int, high: int) -> Tensor:
@@ -109,7 +110,9 @@ def modules() -> Modules:
         def __init__(self, first: Grid, learned: bool = True) -> None:
             super().__init__()
             self.change = nn.Parameter(torch.zeros(()), requires_grad=learned)
+            self.start: Tensor
             self.register_buffer("start", torch.tensor(first.scale))
+            self.ends: Tensor
             self.register_buffer("ends", torch.tensor([first.low, first.high]))
 
         @property
@@ -170,8 +173,8 @@ def _straight(x: Tensor, scale: Tensor) -> Tensor:
 def insert(made: fx.GraphModule, grids: dict[str, Grid], scheme: str, fmt: str = "") -> fx.GraphModule:
     """A copy of a graph that rounds weights, biases and, on ``grids``, activations.
 
-    With ``fmt``, onnx or tflite, it rounds exactly where the kernels of a file do. Training does without: it rounds wherever
-    one of the formats does, but not inside hard-swish, which costs time.
+    With ``fmt``, onnx or tflite, it rounds exactly where the kernels of a file do. Training does without: it
+    rounds wherever one of the formats does, but not inside hard-swish, which costs time.
 
     Raises:
         StepError: when no layer has a weight to round.
@@ -234,6 +237,7 @@ def _round_gate(rounded: Any, node: Any, scheme: str, fmt: str) -> None:
         node.replace_all_uses_with(rounded.graph.call_module(name, node.args[:1]))
 
 
-def grids_of(rounded: fx.GraphModule) -> dict[str, Grid]:
+def grids_of(rounded: nn.Module) -> dict[str, Grid]:
     """The grids as they are now, by the label of their node."""
-    return {name: module.grid for name, module in rounded.get_submodule("round").named_children()}
+    children: Any = rounded.get_submodule("round").named_children()
+    return {name: module.grid for name, module in children}

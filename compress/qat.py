@@ -1,8 +1,8 @@
-"""Quantization-aware training: a float parent learns to be right in simulated int8, with its own float outputs as targets.
+"""Quantization-aware training: a float net learns to be right in simulated int8, from its own float outputs.
 
 The result is an ordinary model file of the same architecture (BatchNorm folded into the layers, see
-:func:`compress.qat_graph.graph`) whose ``quantization`` says on which grid each activation was trained. The exporters
-(:mod:`compress.qat_export`) put these grids into the files; nothing is calibrated again.
+:func:`compress.qat_graph.graph`) whose ``quantization`` says on which grid each activation was trained. The
+exporters (:mod:`compress.qat_export`) put these grids into the files; nothing is calibrated again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ SCHEMA = 1
 """Version of ``ModelSpec.quantization``."""
 BATCH = 32
 CLIP = 1.0
-"""``clip_norm`` where none is given: without BatchNorm one large step of SGD loses a net (ResNet-20 at a rate of 0.003; with
-it 0.03 trains well)."""
+"""``clip_norm`` where none is given: without BatchNorm one large step of SGD loses a net (ResNet-20 at a rate
+of 0.003; with it 0.03 trains well)."""
 RUNG = Training(
     batch_size=64, optimizer="adamw", lr=3e-4, weight_decay=1e-4, warmup_epochs=0.2, augment=(), min_steps=150
 )
-"""How the ladder's last rung trains: short, from weights that are good already, the teacher asked once for each image."""
+"""How the ladder's last rung trains: short, from weights that are good already, the teacher asked once for
+each image."""
 
 
 def check_qat(step: QatStep) -> None:
@@ -55,7 +56,7 @@ def check_qat(step: QatStep) -> None:
     for name in losses.parse(step.loss):
         if name not in losses.LOGIT_LOSSES:
             raise ConfigError(
-                f"The distillation loss {name} compares features, which a net in simulated int8 does not show",
+                f"The distillation loss {name} compares features, which simulated int8 does not show",
                 todo=f"Use one of {', '.join(losses.LOGIT_LOSSES)}",
             )
     if not 0 < step.temperature < math.inf:
@@ -77,12 +78,13 @@ def check_qat(step: QatStep) -> None:
 def run_qat(step: QatStep, ctx: StepContext) -> StepResult:
     """Train ``ctx.parent`` in simulated int8 and write it to ``ctx.workdir``.
 
-    The teachers are ``ctx.teachers``, or the parent itself. Gradients are clipped to a norm of :data:`CLIP` unless the step says
-    otherwise; a rate of 0.0003 suits AdamW, 0.01 SGD.
+    The teachers are ``ctx.teachers``, or the parent itself. Gradients are clipped to a norm of :data:`CLIP`
+    unless the step says otherwise; a rate of 0.0003 suits AdamW, 0.01 SGD.
 
     Raises:
         ConfigError: for impossible options.
-        ModelError: without a parent, when the parent was quantized already, or a model knows other classes or images.
+        ModelError: without a parent, when the parent was quantized already, or a model knows other classes or
+            images.
         StepError: when the parent cannot be traced, has nothing to quantize, or the loss stays not finite.
     """
     from distill import models
@@ -122,12 +124,12 @@ def _traced(module: nn.Module, data: Any) -> fx.GraphModule:
 
 def _train(
     graph: fx.GraphModule, module: nn.Module, data: Any, step: QatStep, ctx: StepContext
-) -> tuple[fx.GraphModule, Any]:
-    """The graph that rounds, with the weights and grids of its best epoch, on the CPU; and what the loop recorded."""
+) -> tuple[nn.Module, Any]:
+    """The graph that rounds, with the weights and grids of its best epoch, and what the loop recorded."""
     from distill import devices, loop, train
 
     options = replace(step.training, clip_norm=step.training.clip_norm or CLIP)
-    teachers = [train._made(path, data, "teacher")[0] for path in ctx.teachers or (ctx.parent,)]
+    teachers = [train._made(path, data, "teacher")[0] for path in ctx.teachers or (ctx.parent,) if path]
     loss = train.label_loss(step.training, data)
     trainer = loop.Trainer(
         train.place(fake_quant.insert(graph, first_grids(graph, data, step), step.scheme)), data, options,
@@ -164,8 +166,8 @@ def first_grids(graph: fx.GraphModule, data: Any, step: QatStep) -> dict[str, Gr
     return {name: fake_quant.grid(ends, step.scheme) for name, ends in found.items()}
 
 
-def _quantization(graph: fx.GraphModule, trained: fx.GraphModule, data: Any, step: QatStep) -> Json:
-    """What the exporters need to know, and what the files must reach: accuracy on validation in float32 arithmetic."""
+def _quantization(graph: fx.GraphModule, trained: nn.Module, data: Any, step: QatStep) -> Json:
+    """What the exporters need to know, and what the files must reach on validation; in float32."""
     import numpy as np
     import torch
 
@@ -220,7 +222,7 @@ def simulation(graph: fx.GraphModule, quantization: Json, fmt: str) -> nn.Module
 def qat_rung(
     model: Path, step: QuantizeStep, data: Any, workdir: Path, scheme: str, seed: int, notify: Notify
 ) -> Path:
-    """The last rung of the ladder: ``step.qat_epochs`` of training from a float model; returns the model file.
+    """The last rung of the ladder: ``step.qat_epochs`` of training from a float model; returns its file.
 
     Done once for each scheme (LiteRT's files are served by u8s8) and found again in ``workdir``.
     """
@@ -234,7 +236,8 @@ def qat_rung(
     if not done.exists():
         place.mkdir(parents=True, exist_ok=True)
         context = StepContext(
-            variant=f"{model.stem}: QAT", seed=seed, data=lambda: data, parent=model, teachers=(), workdir=place, notify=notify
+            variant=f"{model.stem}: QAT", seed=seed, data=lambda: data, parent=model, teachers=(),
+            workdir=place, notify=notify,
         )  # fmt: skip
         run_qat(chosen, context)
     return done

@@ -1,4 +1,4 @@
-"""From a model trained in simulated int8 to its files: the float exporters first, then the grids it was trained with.
+"""From a model trained in simulated int8 to its files: float exporters, then the grids it was trained with.
 
 A tensor of a float file is an activation of the graph when it has its values for real images.
 """
@@ -22,6 +22,7 @@ from compress import (
     qat_graph,
     ranges,
 )
+from compress.litert_graph import Graph
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +41,9 @@ FALLBACK = 64
 PARITY = 0.003
 """What the accuracy of a file may differ from the simulated one, on the same images."""
 CHANCE = 1.96
-"""Or by so many standard deviations of what chance makes of the images that only one of the two gets right: a last bit in a sum
-moves a number to the next integer, and a deep net makes much of it (1% of other answers for a MobileNetV3)."""
+"""Or by so many standard deviations of what chance makes of the images that only one of the two gets right: a
+last bit in a sum moves a number to the next integer, and a deep net makes much of it (1% of other answers for
+a MobileNetV3)."""
 
 
 def convert(
@@ -56,8 +58,8 @@ def convert(
 
     Args:
         module, spec: as :func:`distill.models.load` gives them; ``spec.quantization`` holds the grids.
-        images: some calibration images, float32 N x C x H x W, normalised: they tell the tensors apart, and give the few
-            ranges that the graph does not have.
+        images: some calibration images, float32 N x C x H x W, normalised: they tell the tensors apart, and
+            give the few ranges that the graph does not have.
         target: the file to write; its suffix, ``.onnx`` or ``.tflite``, is the format.
         scheme: one of :data:`compress.onnx_int8.SCHEMES`, or ``litert``.
         float_artifact: the fp32 file of the same model, if there is one already.
@@ -119,7 +121,7 @@ def _known(graph: fx.GraphModule, quantization: Json, images: Tensor) -> Known:
 
 
 def match(tensors: dict[str, Values], known: Known) -> dict[str, ranges.Range]:
-    """Name of a file's tensor -> range, for the tensors that have the values of an activation, in either layout.
+    """Name of a file's tensor -> range, for those that have the values of an activation, in either layout.
 
     Args:
         tensors: by name, each (N, ...) for the same images as ``known``.
@@ -160,10 +162,10 @@ def _onnx(
 def _tflite(source: Path, target: Path, images: Values, known: Known) -> tuple[list[float], tuple[str, ...]]:
     """Write the file; returns the scales of its activations, and notes."""
     found = ranges.find(litert_int8.collect(source, [images]), "minmax")
-    named = litert_int8.Graph(source).activations()
+    named = Graph(source).activations()
     same = match(_joined(litert_int8.values(source, [images[:COMPARED]], named)), known)
     notes = litert_int8.write(source, target, found | same)
-    made = litert_int8.Graph(target)
+    made = Graph(target)
     outputs = [i for _, op in made.operators for i in op.outputs if made.dtype(i) == "INT8"]
     return [float(made.main.tensors[i].quantization.scale[0]) for i in outputs], notes
 
@@ -193,8 +195,8 @@ def shipped_parity(path: Path, fmt: str, spec: Any, data: Any, scheme: str = "u8
         scheme: s8s8 files are for TensorRT, and emulated here.
 
     Returns:
-        ``{"simulated", "shipped", "difference", "tolerance", "unlike", "n", "emulated"}``: accuracies as fractions of ``n`` images, of
-        which ``unlike`` are right in one of the two only.
+        ``{"simulated", "shipped", "difference", "tolerance", "unlike", "n", "emulated"}``: accuracies as
+        fractions of ``n`` images, of which ``unlike`` are right in one of the two only.
 
     Raises:
         ParityError: when they differ by more than :data:`PARITY` and more than :data:`CHANCE` explains.
@@ -213,7 +215,7 @@ def shipped_parity(path: Path, fmt: str, spec: Any, data: Any, scheme: str = "u8
     if abs(found["difference"]) > found["tolerance"]:
         raise ParityError(
             "The int8 file is not as accurate as its simulation in training",
-            f"{found['shipped']:.4f} of {found['n']} validation images right, {found['simulated']:.4f} in simulation",
+            f"{found['shipped']:.4f} of {found['n']} images right, {found['simulated']:.4f} in simulation",
             "Export it for the scheme it was trained for, or report the model's architecture",
         )
     return found

@@ -1,4 +1,4 @@
-"""A net as one graph of ATen operators, BatchNorm folded, and the places where int8 files round its activations."""
+"""A net as one graph of ATen operators, BatchNorm folded, and where int8 files round its activations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 WEIGHTED = ("conv1d", "conv2d", "linear")
 MOVES = (
-    "view", "_unsafe_view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "slice", "select", "clone",
-    "expand", "alias", "detach", "dropout", "contiguous", "t", "split", "split_with_sizes", "chunk", "unbind", "max_pool2d",
-    "constant_pad_nd", "pad",
+    "view", "_unsafe_view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "slice",
+    "select", "clone", "expand", "alias", "detach", "dropout", "contiguous", "t", "split", "split_with_sizes",
+    "chunk", "unbind", "max_pool2d", "constant_pad_nd", "pad",
 )  # fmt: skip
 """Operators that compute no new values: what they answer is on the grid of what they are given."""
 CLIPS = ("hardtanh", "relu6", "clamp")
@@ -46,10 +46,11 @@ def label(node: fx.Node) -> str:
 
 
 def graph(module: nn.Module, images: Tensor) -> fx.GraphModule:
-    """The net in evaluation mode as one graph with a free batch, and every BatchNorm after a layer folded into it.
+    """The net in evaluation mode as one graph with a free batch, BatchNorm folded into the layers before it.
 
-    The graph has its own copies of the weights under their own names. A folded BatchNorm stays behind in its neutral
-    form (mean 0, variance 1, weight sqrt(1 + eps)) with the layer's bias as its bias: the state fits the architecture.
+    The graph has its own copies of the weights under their own names. A folded BatchNorm stays behind in its
+    neutral form (mean 0, variance 1, weight sqrt(1 + eps)) with the layer's bias as its bias: the state fits
+    the architecture.
 
     Args:
         images: at least one float32 N x C x H x W, to trace with.
@@ -119,7 +120,7 @@ def _tensor(made: fx.GraphModule, node: fx.Node) -> Any:
 
 
 def points(made: fx.GraphModule, fmt: str = "", scheme: str = "u8s8") -> dict[str, str]:
-    """Where activations are rounded: label of a node -> label of the node whose grid it is on (mostly its own).
+    """Where activations are rounded: label of a node -> label of the node whose grid it is on.
 
     ``fmt``, onnx or tflite: without those that files of this format never round.
     """
@@ -155,11 +156,14 @@ def float_nodes(made: fx.GraphModule, fmt: str, scheme: str) -> set[fx.Node]:
 
 def _is_small(made: fx.GraphModule, layer: Any) -> bool:
     weight = layer.args[1]
-    return weight.op == "get_attr" and math.prod(_tensor(made, weight).shape[1:]) <= onnx_graph.SMALL_KERNEL
+    return (
+        bool(weight.op == "get_attr")
+        and math.prod(_tensor(made, weight).shape[1:]) <= onnx_graph.SMALL_KERNEL
+    )
 
 
 def _pooled(node: Any) -> bool:
-    """Whether a layer's output, or what is fused into the layer, is max-pooled: :func:`compress.onnx_graph.small_stems`."""
+    """Whether a layer's output, or what is fused into it, is max-pooled (see onnx_graph.small_stems)."""
     fused = [user for user in node.users if operator(user) in (*FUSED, *GATED)]
     return any(operator(user) == "max_pool2d" for end in (node, *fused) for user in end.users)
 

@@ -1,4 +1,4 @@
-"""Training in simulated int8 for real: what is simulated is what ships, on both runtimes, and how it fails."""
+"""Training in simulated int8: what is simulated is what ships, on both runtimes, and how it fails."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Mobile(nn.Module):
         super().__init__()
         def unit(a, b, k, stride=1, groups=1, act=nn.Hardswish):
             conv = nn.Conv2d(a, b, k, stride, k // 2, groups=groups, bias=False)
-            return nn.Sequential(conv, nn.BatchNorm2d(b, eps=1e-3), act(inplace=True) if act else nn.Identity())
+            return nn.Sequential(conv, nn.BatchNorm2d(b, eps=1e-3), act(inplace=True) if act else
+            nn.Identity())
         self.stem = unit(channels, 16, 3)
         self.expand, self.deep = unit(16, 32, 1), unit(32, 32, 3, groups=32)
         self.gate = nn.Sequential(
@@ -127,7 +128,7 @@ def converted(model: Path, digits: Dataset, target: Path, scheme: str) -> tuple[
 
 @pytest.fixture(scope="module")
 def notes(results: dict[str, StepResult], digits: Dataset, folder: Path) -> dict[str, tuple[str, ...]]:
-    """What is said of the files ``residual.onnx``, ``residual.tflite``, ``mobile.onnx``, ``mobile.tflite``."""
+    """What is said of ``residual.onnx``, ``residual.tflite``, ``mobile.onnx`` and ``mobile.tflite``."""
     pytest.importorskip("litert_torch")
     return {
         f"{name}.{fmt}": converted(result.model, digits, folder / f"{name}.{fmt}", scheme)
@@ -204,7 +205,8 @@ def test_the_file_is_an_ordinary_model_without_code(results: dict[str, StepResul
 
 
 def test_training_recovers_what_rounding_costs(residual: Path, digits: Dataset, tmp_path: Path) -> None:
-    """Channels of very unlike sizes, as in some MobileNets: the float net is the same, and one scale fits none of them."""
+    """Channels of very unlike sizes, as in some MobileNets: the float net is the same, and one scale fits
+    none of them."""
     module, spec = models.load(residual)
     with torch.no_grad():
         for stage in ("stage1", "stage2", "stage3"):

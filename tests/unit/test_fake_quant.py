@@ -1,4 +1,5 @@
-"""Simulated int8: the formulas of the quantizers it must agree with, its gradients, and the graph it works on."""
+"""Simulated int8: the formulas of the quantizers it must agree with, its gradients, and the graph it works
+on."""
 
 from __future__ import annotations
 
@@ -262,8 +263,8 @@ def test_tensors_are_matched_by_value_in_either_layout() -> None:
     )
     known = [(a, (0.0, 1.0)), (b, (-1.0, 2.0))]
     tensors = {
-        "same": a, "last": a.transpose(0, 2, 3, 1), "flat": b[:, :, None, None], "near": a * (1 + 1e-5), "other": a + 0.1,
-        "shape": a[:, :2],
+        "same": a, "last": a.transpose(0, 2, 3, 1), "flat": b[:, :, None, None], "near": a * (1 + 1e-5),
+        "other": a + 0.1, "shape": a[:, :2],
     }  # fmt: skip
     found = qat_export.match(tensors, known)
     assert found == {"same": (0.0, 1.0), "last": (0.0, 1.0), "flat": (-1.0, 2.0), "near": (0.0, 1.0)}
