@@ -305,7 +305,11 @@ class QatStep:
     loss: str = "kd"
     temperature: float = 4.0
     alpha: float = 0.7
-    training: Training = field(default_factory=Training)
+    training: Training = field(
+        default_factory=lambda: Training(
+            epochs=3, optimizer="adamw", lr=3e-4, weight_decay=1e-4, warmup_epochs=0.2
+        )
+    )
     kind: Literal["qat"] = "qat"
     version: int = 1
 

@@ -193,9 +193,14 @@ def _quantization(graph: fx.GraphModule, trained: nn.Module, data: Any, step: Qa
     return found
 
 
-def grids(quantization: Json) -> dict[str, Grid]:
-    """The trained grids in ``ModelSpec.quantization``, by the label of their node in the graph."""
-    return {name: Grid(*values) for name, values in quantization["activations"].items()}
+def grids(quantization: Json, fmt: str) -> dict[str, Grid]:
+    """The grids in ``ModelSpec.quantization`` for a format, by the label of their node in the graph."""
+    known = {name: Grid(*values) for name, values in quantization["activations"].items()}
+    for name in known:
+        kind = name.rpartition("_")[0]
+        if kind in qat_graph.GATES:
+            known[name] = fake_quant.grid(fake_quant.gate_range(fmt, kind), quantization["scheme"])
+    return known
 
 
 def simulation(graph: fx.GraphModule, quantization: Json, fmt: str) -> nn.Module:
@@ -207,12 +212,8 @@ def simulation(graph: fx.GraphModule, quantization: Json, fmt: str) -> nn.Module
     """
     from torch import nn
 
-    scheme, known = quantization["scheme"], grids(quantization)
-    for name in known:
-        kind = name.rpartition("_")[0]
-        if kind in qat_graph.GATES:
-            known[name] = fake_quant.grid(fake_quant.gate_range(fmt, kind), scheme)
-    module = fake_quant.insert(graph, known, scheme, fmt)
+    scheme = quantization["scheme"]
+    module = fake_quant.insert(graph, grids(quantization, fmt), scheme, fmt)
     if fmt == "onnx":
         return module
     logits = fake_quant.grid(tuple(quantization["logits"]), scheme)

@@ -38,6 +38,8 @@ TOLERANCE = 1e-3
 """Of a tensor's largest value: float kernels add up in different orders."""
 FALLBACK = 64
 """Images that give the ranges of tensors the graph does not have."""
+SAME_VALUES = ("PAD", "PADV2", "MIRROR_PAD", "MAX_POOL_2D", "RESHAPE", "TRANSPOSE")
+"""Operators of TFLite files whose output is on the grid of their input."""
 PARITY = 0.003
 """What the accuracy of a file may differ from the simulated one, on the same images."""
 CHANCE = 1.96
@@ -70,13 +72,14 @@ def convert(
     Raises:
         StepError: when the graph is not the one that was trained, or nothing is quantized.
     """
-    known = _known(qat_graph.graph(module, images), spec.quantization, images[:COMPARED])
+    fmt = target.suffix[1:]
+    known = _known(qat_graph.graph(module, images), spec.quantization, images[:COMPARED], fmt)
     source = float_artifact
     if source is None:
         source = target.with_name(f"{target.stem}-fp32{target.suffix}")
         float_files.write(module, images, source)
     few = images[:FALLBACK].numpy()
-    if target.suffix == ".onnx":
+    if fmt == "onnx":
         scales, notes = _onnx(source, target, scheme, few, known)
     else:
         known.append((_values(module, images[:COMPARED]), tuple(spec.quantization["logits"])))
@@ -95,11 +98,11 @@ def _values(module: nn.Module, images: Tensor) -> Values:
     return logits
 
 
-def _known(graph: fx.GraphModule, quantization: Json, images: Tensor) -> Known:
+def _known(graph: fx.GraphModule, quantization: Json, images: Tensor, fmt: str) -> Known:
     """Values and ranges of the activations for ``images``; also of the steps in which files write gates."""
     from torch.nn import functional
 
-    grids, where = qat.grids(quantization), qat_graph.points(graph)
+    grids, where = qat.grids(quantization, fmt), qat_graph.points(graph)
     if set(where.values()) != set(grids):
         raise StepError(
             "The model's graph is not the one that was trained",
@@ -113,7 +116,7 @@ def _known(graph: fx.GraphModule, quantization: Json, images: Tensor) -> Known:
     for node in gates:
         x = values[qat_graph.label(node.args[0])]
         if qat_graph.operator(node) == "silu":
-            known.append((functional.sigmoid(x).numpy(), (0.0, 1.0)))
+            known.append((functional.sigmoid(x).numpy(), fake_quant.gate_range(fmt, "sigmoid")))
         else:
             known.append((functional.hardsigmoid(x).numpy(), (0.0, 1.0)))
             known.append(((x + 3).clamp(0, 6).numpy(), (0.0, 6.0)))
@@ -162,12 +165,17 @@ def _onnx(
 def _tflite(source: Path, target: Path, images: Values, known: Known) -> tuple[list[float], tuple[str, ...]]:
     """Write the file; returns the scales of its activations, and notes."""
     found = ranges.find(litert_int8.collect(source, [images]), "minmax")
-    named = Graph(source).activations()
-    same = match(_joined(litert_int8.values(source, [images[:COMPARED]], named)), known)
+    graph = Graph(source)
+    each = litert_int8.values(source, [images[:COMPARED]], graph.activations())
+    same = match(_joined(each), known)
+    for kind, op in graph.operators:
+        image, made = graph.name(op.inputs[0]), graph.name(op.outputs[0])
+        if kind in SAME_VALUES and image in same:
+            same[made] = same[image]
     notes = litert_int8.write(source, target, found | same)
-    made = Graph(target)
-    outputs = [i for _, op in made.operators for i in op.outputs if made.dtype(i) == "INT8"]
-    return [float(made.main.tensors[i].quantization.scale[0]) for i in outputs], notes
+    graph = Graph(target)
+    outputs = [i for _, op in graph.operators for i in op.outputs if graph.dtype(i) == "INT8"]
+    return [float(graph.main.tensors[i].quantization.scale[0]) for i in outputs], notes
 
 
 def _joined(parts: Iterable[dict[str, Values]]) -> dict[str, Values]:
