@@ -90,11 +90,13 @@ def runner(path: Path, fmt: str, emulate: bool = False) -> Callable[[Any], Logit
     return _onnx_runner(path, emulate) if fmt == "onnx" else _tflite_runner(path)
 
 
-def predictions(path: Path, fmt: str, data: Any, emulate: bool = False) -> NDArray[np.int64]:
-    """The class that a file predicts for each image of the whole validation split, read batch by batch."""
+def predictions(
+    path: Path, fmt: str, data: Any, emulate: bool = False, split: str = "validation"
+) -> NDArray[np.int64]:
+    """The class that a file predicts for each image of a whole split, read batch by batch."""
     import numpy as np
 
-    run, images = runner(path, fmt, emulate), data.images["validation"]
+    run, images = runner(path, fmt, emulate), data.images[split]
     parts = [run(data.normalise(images[i : i + 64])).argmax(1) for i in range(0, len(images), 64)]
     return np.concatenate(parts).astype(np.int64)
 

@@ -42,10 +42,6 @@ SAME_VALUES = ("PAD", "PADV2", "MIRROR_PAD", "MAX_POOL_2D", "RESHAPE", "TRANSPOS
 """Operators of TFLite files whose output is on the grid of their input."""
 PARITY = 0.003
 """What the accuracy of a file may differ from the simulated one, on the same images."""
-CHANCE = 1.96
-"""Or by so many standard deviations of what chance makes of the images that only one of the two gets right: a
-last bit in a sum moves a number to the next integer, and a deep net makes much of it (1% of other answers for
-a MobileNetV3)."""
 
 
 def convert(
@@ -195,7 +191,7 @@ def _told(scales: list[float], scheme: str, known: Known, images: int) -> str:
 
 
 def shipped_parity(path: Path, fmt: str, spec: Any, data: Any, scheme: str = "u8s8") -> Json:
-    """Whether a file is as accurate as its simulation in training was, on all validation images.
+    """Whether a file is as accurate as its simulation in training was, on the same images (:func:`compress.qat.with_judged`).
 
     Args:
         path: an int8 file made by :func:`convert`.
@@ -207,7 +203,7 @@ def shipped_parity(path: Path, fmt: str, spec: Any, data: Any, scheme: str = "u8
         fractions of ``n`` images, of which ``unlike`` are right in one of the two only.
 
     Raises:
-        ParityError: when they differ by more than :data:`PARITY` and more than :data:`CHANCE` explains.
+        ParityError: when they differ by more than :data:`PARITY`.
         StepError: when the validation images are not those of the training.
     """
     if spec.quantization["data"] != data.index.digest:
@@ -232,16 +228,17 @@ def shipped_parity(path: Path, fmt: str, spec: Any, data: Any, scheme: str = "u8
 def _compared(path: Path, fmt: str, spec: Any, data: Any, emulate: bool) -> Json:
     import numpy as np
 
-    labels = data.labels["validation"].numpy()
+    judged = qat.with_judged(data)
+    labels = judged.labels[qat.JUDGED].numpy()
     bits = np.frombuffer(bytes.fromhex(spec.quantization["right"][fmt]), np.uint8)
     simulated = np.unpackbits(bits, count=len(labels)).astype(bool)
-    shipped = parity.predictions(path, fmt, data, emulate) == labels
+    shipped = parity.predictions(path, fmt, judged, emulate, qat.JUDGED) == labels
     unlike = int((simulated != shipped).sum())
     return {
         "simulated": float(simulated.mean()),
         "shipped": float(shipped.mean()),
         "difference": float(shipped.mean() - simulated.mean()),
-        "tolerance": max(PARITY, CHANCE * unlike**0.5 / len(labels)),
+        "tolerance": PARITY,
         "unlike": unlike,
         "n": len(labels),
         "emulated": emulate,

@@ -158,11 +158,9 @@ def test_what_ships_is_what_was_simulated(
     rounding = np.sqrt(((simulated - parity.run_module(module, images)) ** 2).mean())
     assert np.sqrt(((simulated - shipped) ** 2).mean()) < 0.3 * rounding
     found = qat_export.shipped_parity(folder / file, fmt, spec, digits)
-    assert abs(found["difference"]) <= found["tolerance"] and found["n"] == len(images)
-    assert (
-        found["simulated"]
-        == spec.quantization["accuracy"][fmt]
-        == pytest.approx((simulated.argmax(1) == digits.labels["validation"].numpy()).mean())
+    assert abs(found["difference"]) <= found["tolerance"] == 0.003 and found["n"] > len(images)
+    assert spec.quantization["accuracy"][fmt] == pytest.approx(
+        (simulated.argmax(1) == digits.labels["validation"].numpy()).mean()
     )
 
 
