@@ -112,7 +112,7 @@ def _parent(ctx: StepContext, data: Any) -> tuple[nn.Module, Any]:
 
     if ctx.parent is None:
         raise ModelError(f"The variant {ctx.variant} has no parent to train in int8")
-    module, spec = train._made(ctx.parent, data, "parent")
+    module, spec = train.made(ctx.parent, data, "parent")
     if spec.quantization:
         raise ModelError(
             "The parent was trained in simulated int8 already", todo="Start from its float parent"
@@ -131,7 +131,7 @@ def _train(
     from distill import devices, loop, train
 
     options = replace(step.training, clip_norm=step.training.clip_norm or CLIP)
-    teachers = [train._made(path, data, "teacher")[0] for path in ctx.teachers or (ctx.parent,) if path]
+    teachers = [train.made(path, data, "teacher")[0] for path in ctx.teachers or (ctx.parent,) if path]
     loss = train.label_loss(step.training, data)
     trainer = loop.Trainer(
         train.place(fake_quant.insert(graph, first_grids(graph, data, step), step.scheme)), data, options,

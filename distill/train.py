@@ -146,7 +146,7 @@ def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
             f"The variant {ctx.variant} has no teacher to learn from", todo="Name one with teacher = ..."
         )
     named = zip(step.teacher, ctx.teachers, strict=True)
-    teachers = [_made(path, data, f"teacher {name}")[0] for name, path in named]
+    teachers = [made(path, data, f"teacher {name}")[0] for name, path in named]
     spec, module, notes = _student(step.model, "", ctx, data)
     sizes = [sum(p.numel() for p in net.parameters()) for net in (module, *teachers)]
     if sizes[0] > max(sizes[1:]):
@@ -166,7 +166,7 @@ def _student(
         return _start(arch, weights, data, ctx.seed)
     if ctx.parent is None:
         raise ModelError(f"The variant {ctx.variant} has neither a model nor a parent to go on from")
-    module, spec = _made(ctx.parent, data, "parent")
+    module, spec = made(ctx.parent, data, "parent")
     return spec, module, ()
 
 
@@ -176,7 +176,7 @@ def _start(arch: str, weights: str, data: Dataset, seed: int) -> tuple[ModelSpec
 
     classes, channels = len(data.index.classes), data.index.channels
     if arch.endswith(".safetensors"):
-        module, spec = _made(Path(arch).expanduser(), data, "model")
+        module, spec = made(Path(arch).expanduser(), data, "model")
         return spec, module, ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -184,7 +184,7 @@ def _start(arch: str, weights: str, data: Dataset, seed: int) -> tuple[ModelSpec
     return ModelSpec(arch, classes, channels, data.index.classes, data.preprocess), module, notes
 
 
-def _made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
+def made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
     """Load a model that must know ``data``'s classes and take its images."""
     module, spec = models.load(path)
     if spec.labels != data.index.classes:
