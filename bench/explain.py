@@ -22,7 +22,7 @@ from bench.runtimes.base import CellJob
 from bench.types import SCHEMA, DataOptions, Json, Notify, Protocol, Quantity, to_json
 
 if TYPE_CHECKING:
-    from compress.inspect_ import Graph, Kernel
+    from compress.speed.facts import Graph, Kernel
 
 SECONDS, MOST, LEAST = 2.0, 200, 10
 """Of the profiled and the plain calls together; and of the calls of either kind."""
@@ -41,14 +41,14 @@ def explain(subject: Subject, *, batch: int, threads: int, seed: int, notify: No
         One JSON document: ``layers`` in the order in which they run, each with ``name``, ``op``, ``state`` (int8, float,
         convert, layout), ``time_us``, ``share``, ``macs``, ``sqnr_db`` (of the layer's output; ``input_sqnr_db`` of its input) and ``reasons``; ``latency_ms`` (of the run),
         ``plain_ms`` and ``profiled_ms`` (here, without and with the profiler), ``explained`` (share of ``plain_ms`` in the
-        operators), ``overhead_us`` (of the profiler, taken off each), ``graph`` (:func:`compress.inspect_.graph_facts`) and
+        operators), ``overhead_us`` (of the profiler, taken off each), ``graph`` (:func:`compress.speed.facts.graph_facts`) and
         ``causes`` in words.
 
     Raises:
         WorkerError: the runtime cannot run the file, or its profiler cannot be read.
     """
-    from compress.inspect_match import match
     from compress.quiet import quiet
+    from compress.speed.match import match
 
     with quiet():
         graph, facts = _graph(subject)
@@ -91,7 +91,7 @@ def explain(subject: Subject, *, batch: int, threads: int, seed: int, notify: No
 
 def _graph(subject: Subject) -> tuple[Graph, Json]:
     """The graph as executed and its facts; what cannot be read has no layers, and a reason."""
-    from compress.inspect_ import Graph, graph_facts, read_graph
+    from compress.speed.facts import Graph, graph_facts, read_graph
 
     fmt = subject.artifact.format
     try:
@@ -264,8 +264,8 @@ def _notes(raw: Json, profile: Json, overhead: Sequence[float], plain: Quantity)
 
 def _sqnr(subject: Subject, graph: Graph, seed: int) -> tuple[dict[str, Json], str]:
     """Signal to quantization noise of the layers, by name; or why there is none."""
+    from compress.int8.sensitivity import layer_sqnr
     from compress.quiet import quiet
-    from compress.sensitivity import layer_sqnr
 
     if subject.float_path is None:
         return {}, subject.float_reason

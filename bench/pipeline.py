@@ -351,12 +351,12 @@ class _Engine:
 
 
 def graph_facts(path: Path, fmt: str) -> Json:
-    """What in a file explains its speed (:func:`compress.inspect_.graph_facts`); empty for other formats."""
+    """What in a file explains its speed (:func:`compress.speed.facts.graph_facts`); empty for other formats."""
     if fmt not in ("onnx", "tflite"):
         return {}
-    from compress import inspect_
+    from compress.speed import facts
 
-    return inspect_.graph_facts(path, fmt)
+    return facts.graph_facts(path, fmt)
 
 
 def run_handler(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.errors import ConfigError, EdgefitError, StepError, nearest
 from bench.types import Artifact, ExportResult, Json, Notify, QuantizeStep, Target, TensorSpec
-from compress import float_files, ladder, litert_int8, onnx_int8, parity, quantize
+from compress import float_files, parity, quantize
+from compress.int8 import ladder, litert_int8, onnx_int8
 from compress.quiet import quiet
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def export(
     found, more = _logits(path, fmt, scheme, images, reference, about)
     agreement = parity.check_parity(reference, found, positions, precision, about)
     if spec.quantization and precision == "int8":
-        from compress import qat_export
+        from compress.int8 import qat_export
 
         agreement["training"] = qat_export.shipped_parity(path, fmt, spec, data, scheme)
     return ExportResult(path, job.artifact(path), agreement, (*notes, *more), trail)
@@ -211,7 +212,7 @@ def _int8(
         return quantize.FloatFile(path, job.fmt, job.scheme, calibration), notes
 
     def trained(path: Path) -> tuple[str, ...]:
-        from compress import qat_export
+        from compress.int8 import qat_export
         from distill import models
 
         if qat is None:
@@ -241,7 +242,7 @@ def _trained(
     job: _Job, module: nn.Module, spec: Any, path: Path, float_artifact: Path | None
 ) -> tuple[str, ...]:
     """Int8 with the ranges that a model was trained with."""
-    from compress import qat_export
+    from compress.int8 import qat_export
 
     images = quantize.calibration(job.step, job.data).sample(qat_export.FALLBACK)
     return _convert(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StepError, missing_extra
-from compress.onnx_graph import save_onnx
+from compress.int8.onnx_graph import save_onnx
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, StepError, nearest
 from bench.types import Json, PruneStep, StepContext, StepResult
-from compress import importance
+from compress.pruning import importance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from compress.budget import Candidate, Job
+    from compress.pruning.budget import Candidate, Job
 
 TARGETS = ("macs", "params", "size", "latency")
 SCOPES = ("global", "local", "isomorphic")
@@ -108,7 +108,7 @@ def run_prune(step: PruneStep, ctx: StepContext) -> StepResult:
     with _said() as said:
         job = _job(replace(step, round_to=step.round_to or ROUND_TO), ctx)
         if step.sparsity:
-            from compress import sparsity
+            from compress.pruning import sparsity
 
             module, rows, notes = sparsity.make_sparse(job)
             spec = replace(job.spec, sparsity=step.sparsity)
@@ -131,9 +131,9 @@ def _job(step: PruneStep, ctx: StepContext) -> Job:
     """Load the parent, count it, and find out what of it cannot get narrower."""
     import torch
 
-    from compress import channels
-    from compress.budget import Job
-    from compress.judge import Judge
+    from compress.pruning import channels
+    from compress.pruning.budget import Job
+    from compress.pruning.judge import Judge
     from distill import models
 
     module, spec = models.load(ctx.parent)  # type: ignore[arg-type]
@@ -151,10 +151,10 @@ def _job(step: PruneStep, ctx: StepContext) -> Job:
 
 def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
     """All stages; returns the last candidate (with every block that went), the history and notes."""
-    from compress import between
-    from compress.budget import Shrinker, to_budget
-    from compress.judge import accuracy
-    from compress.latency import Timer, to_latency
+    from compress.pruning import between
+    from compress.pruning.budget import Shrinker, to_budget
+    from compress.pruning.judge import accuracy
+    from compress.pruning.latency import Timer, to_latency
 
     step, (what, share) = job.step, target(job.step)
     module, removed = copy.deepcopy(job.dense), tuple[str, ...]()
@@ -210,7 +210,7 @@ def _smaller_spec(job: Job, found: Candidate) -> Any:
 
 def _finish(job: Job, module: nn.Module, spec: Any, rows: list[Json], notes: tuple[str, ...]) -> StepResult:
     """Save the result, check that the file gives it back, and put into words what was reached."""
-    from compress.judge import accuracy
+    from compress.pruning.judge import accuracy
     from distill import models
 
     path = job.ctx.workdir / "pruned.safetensors"

@@ -1,8 +1,8 @@
 """Quantization-aware training: a float net learns to be right in simulated int8, from its own float outputs.
 
 The result is an ordinary model file of the same architecture (BatchNorm folded into the layers, see
-:func:`compress.qat_graph.graph`) whose ``quantization`` says on which grid each activation was trained. The
-exporters (:mod:`compress.qat_export`) put these grids into the files; nothing is calibrated again.
+:func:`compress.int8.qat_graph.graph`) whose ``quantization`` says on which grid each activation was trained. The
+exporters (:mod:`compress.int8.qat_export`) put these grids into the files; nothing is calibrated again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ModelError, nearest
 from bench.types import Json, Notify, QatStep, QuantizeStep, StepContext, StepResult, Training, digest
-from compress import fake_quant, onnx_int8, qat_graph, ranges
-from compress.fake_quant import Grid
+from compress.int8 import fake_quant, onnx_int8, qat_graph, ranges
+from compress.int8.fake_quant import Grid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +225,7 @@ def simulation(graph: fx.GraphModule, quantization: Json, fmt: str) -> nn.Module
     """What a file computes, down to the rounding inside the kernels of its runtime.
 
     Args:
-        graph: of the trained model (:func:`compress.qat_graph.graph`).
+        graph: of the trained model (:func:`compress.int8.qat_graph.graph`).
         fmt: onnx (its logits stay float) or tflite (they are rounded).
     """
     from torch import nn

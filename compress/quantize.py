@@ -1,8 +1,8 @@
 """Post-training quantization: what a step may ask, its calibration images, and a float file's way to int8.
 
 Method: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference", CVPR 2018. The formats are in :mod:`compress.onnx_int8` and :mod:`compress.litert_int8`, ranges in
-:mod:`compress.ranges`, changes of the model before it in :mod:`compress.equalize`.
+Inference", CVPR 2018. The formats are in :mod:`compress.int8.onnx_int8` and :mod:`compress.int8.litert_int8`, ranges in
+:mod:`compress.int8.ranges`, changes of the model before it in :mod:`compress.int8.equalize`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, StepError, nearest
 from bench.types import LADDER, QuantizeStep
-from compress import equalize, litert_int8, onnx_graph, onnx_int8, ranges
+from compress.int8 import equalize, litert_int8, onnx_graph, onnx_int8, ranges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -214,7 +214,7 @@ def improve(
     module: nn.Module, step: QuantizeStep, fmt: str, scheme: str, images: Calibration
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy of a model, equalised and with corrected biases as ``step`` asks
-    (:func:`compress.equalize.improve`), and notes."""
+    (:func:`compress.int8.equalize.improve`), and notes."""
     as_onnx = scheme if scheme in ONNX_SCHEMES else "u8s8"  # LiteRT's weights are those of u8s8
     return equalize.improve(
         module,

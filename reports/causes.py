@@ -44,7 +44,7 @@ def causes(row: Row, base: Row, facts: Json, before: Json) -> list[str]:
     """Likely reasons why ``row`` is not faster than ``base``, the most specific first.
 
     Args:
-        facts, before: what their artifacts' records say of their graphs (:func:`compress.inspect_.graph_facts`); empty
+        facts, before: what their artifacts' records say of their graphs (:func:`compress.speed.facts.graph_facts`); empty
             where nothing was recorded.
     """
     precision = row.cell.precision

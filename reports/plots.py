@@ -35,7 +35,7 @@ STATES = {"int8": "#2a9d74", "float": "#3b82c4", "convert": "#d9822b", "layout":
 """Colours of an operator's states, the same as in report.css."""
 MOST_LAYERS = 80
 EXACT_DB = 150.0
-"""Where :func:`compress.sensitivity.layer_sqnr` stops counting: there is no noise to show."""
+"""Where :func:`compress.int8.sensitivity.layer_sqnr` stops counting: there is no noise to show."""
 AXES = {
     "latency_ms": "latency (ms)",
     "size_bytes": "size of the artifact (kB)",

@@ -199,7 +199,7 @@ def test_a_layer_kept_float_keeps_its_float_weights(
 ) -> None:
     import onnx
 
-    from compress import litert_graph, litert_int8
+    from compress.int8 import litert_graph, litert_int8
 
     step = QuantizeStep(images=32, float_layers=(r"features\.[03]",))
     made = export(model, "onnx", "int8", "u8s8", step, digits, tmp_path, floats["onnx"].path)
@@ -257,7 +257,7 @@ def test_litert_keeps_in_float_what_has_no_fast_int8_kernel(tmp_path: Path) -> N
     """
     from torch import nn
 
-    from compress import litert_graph, litert_int8, ranges
+    from compress.int8 import litert_graph, litert_int8, ranges
     from compress.quiet import quiet
 
     torch.manual_seed(0)

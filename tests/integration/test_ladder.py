@@ -20,8 +20,9 @@ from bench.types import (
     Training,
     TrainStep,
 )
-from compress import ladder, parity, quantize, sensitivity
+from compress import parity, quantize
 from compress.export import export
+from compress.int8 import ladder, sensitivity
 from compress.quiet import quiet
 from distill import models, train
 from distill.data import Dataset

@@ -8,8 +8,8 @@ import pytest
 
 from bench.errors import ConfigError, StepError
 from bench.types import PruneStep, StepContext, StepResult
-from compress import channels, costs
 from compress.prune import run_prune
+from compress.pruning import channels, costs
 from distill import models
 from distill.data import Dataset
 from tests.integration.conftest import DigitsAt

@@ -9,8 +9,8 @@ import pytest
 
 from bench.errors import ConfigError, MissingError, StepError
 from bench.types import ExportResult, Json, PruneStep, Quantity, StepContext, StepResult, Target
-from compress import latency
 from compress.prune import run_prune
+from compress.pruning import latency
 from distill import models
 from distill.data import Dataset
 from tests.integration.conftest import DigitsAt

@@ -10,9 +10,9 @@ import pytest
 
 from bench.errors import StepError
 from bench.types import DistillStep, PruneStep, StepContext, StepResult, Training
-from compress import blocks, channels, importance
-from compress.judge import Judge
 from compress.prune import run_prune
+from compress.pruning import blocks, channels, importance
+from compress.pruning.judge import Judge
 from distill import models
 from distill.data import Dataset
 from tests.integration.conftest import DigitsAt
@@ -297,7 +297,7 @@ def test_stages_train_between_and_end_at_the_target(learned: Path, digits: Datas
 def test_group_sparse_training_makes_small_channels_smaller(
     learned: Path, digits: Dataset, tmp_path: Path
 ) -> None:
-    from compress.between import group_penalty
+    from compress.pruning.between import group_penalty
 
     module, _ = models.load(learned)
     groups, _ = channels.find_groups(module, torch.zeros(2, 1, 32, 32), "l2", 10)

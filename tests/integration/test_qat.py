@@ -14,7 +14,8 @@ import pytest
 
 from bench.errors import ModelError, ParityError, StepError
 from bench.types import QatStep, QuantizeStep, StepContext, StepResult, Training
-from compress import fake_quant, parity, qat, qat_export, qat_graph
+from compress import parity, qat
+from compress.int8 import fake_quant, qat_export, qat_graph
 from compress.quiet import quiet
 from distill import models
 from distill.data import Dataset

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from compress import equalize
+from compress.int8 import equalize
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -12,8 +12,9 @@ from bench.types import QatStep, Training
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from compress import fake_quant, qat, qat_export, qat_graph  # noqa: E402
-from compress.fake_quant import Grid  # noqa: E402
+from compress import qat  # noqa: E402
+from compress.int8 import fake_quant, qat_export, qat_graph  # noqa: E402
+from compress.int8.fake_quant import Grid  # noqa: E402
 
 
 class Block(nn.Module):

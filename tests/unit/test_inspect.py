@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.inspect_ import (
+from compress.speed.facts import (
     CONVERT,
     FLOAT,
     INT8,
@@ -21,8 +21,8 @@ from compress.inspect_ import (
     odd_channels,
     read_graph,
 )
-from compress.inspect_match import match
-from compress.inspect_tflite import short_name
+from compress.speed.match import match
+from compress.speed.tflite_facts import short_name
 from tests.tiny import Tiny
 
 SIDE = 16

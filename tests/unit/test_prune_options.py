@@ -6,8 +6,8 @@ import pytest
 
 from bench.errors import ConfigError
 from bench.types import PruneStep, Training
-from compress.importance import NAMES
 from compress.prune import SCOPES, check_prune, target
+from compress.pruning.importance import NAMES
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import StepError
-from compress import costs
-from compress.channels import MIN_KEPT, Group
-from compress.costs import Budget, Costs, LayerCost
+from compress.pruning import costs
+from compress.pruning.channels import MIN_KEPT, Group
+from compress.pruning.costs import Budget, Costs, LayerCost
 
 torch = pytest.importorskip("torch")
 SCOPES = st.sampled_from(["global", "local", "isomorphic"])

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from bench.errors import ConfigError, EdgefitError, ParityError, StepError
 from bench.types import QuantizeStep
-from compress import export, onnx_graph, onnx_int8, parity, quantize, ranges
+from compress import export, parity, quantize
+from compress.int8 import onnx_graph, onnx_int8, ranges
 from compress.quiet import quiet
 
 onnx = pytest.importorskip("onnx")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bench.errors import StepError
-from compress import ranges
-from compress.ranges import BINS, Histogram
+from compress.int8 import ranges
+from compress.int8.ranges import BINS, Histogram
 
 VALUES = hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-1e4, 1e4, width=32))
 

@@ -13,7 +13,7 @@ nn = torch.nn
 
 
 def layers(module: Any) -> list[tuple[str, Any]]:
-    from compress.sparsity import _layers
+    from compress.pruning.sparsity import _layers
 
     return _layers(module)
 
@@ -26,7 +26,7 @@ def net() -> Any:
 
 
 def test_two_of_every_four_inputs_are_zero_and_they_are_the_smallest() -> None:
-    from compress.sparsity import two_of_four
+    from compress.pruning.sparsity import two_of_four
 
     module = net()
     before = module[2].weight.detach().clone()
@@ -41,14 +41,14 @@ def test_two_of_every_four_inputs_are_zero_and_they_are_the_smallest() -> None:
 
 
 def test_a_net_that_cannot_take_the_pattern_is_refused() -> None:
-    from compress.sparsity import two_of_four
+    from compress.pruning.sparsity import two_of_four
 
     with pytest.raises(StepError, match="unstructured"):
         two_of_four(layers(nn.Sequential(nn.Conv2d(3, 8, 3))))
 
 
 def test_the_smallest_weights_go_of_all_layers_together_or_of_each() -> None:
-    from compress.sparsity import smallest
+    from compress.pruning.sparsity import smallest
 
     for scope in ("global", "local"):
         module = net()
@@ -62,7 +62,7 @@ def test_the_smallest_weights_go_of_all_layers_together_or_of_each() -> None:
 
 
 def test_no_layer_is_emptied() -> None:
-    from compress.sparsity import smallest
+    from compress.pruning.sparsity import smallest
 
     module = net()
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_no_layer_is_emptied() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_zeros_stay_zeros_and_the_rest_learns(name: str) -> None:
-    from compress.sparsity import two_of_four
+    from compress.pruning.sparsity import two_of_four
     from distill.sparse import keep_zeros
 
     module = net()

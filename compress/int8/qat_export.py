@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import ParityError, StepError
 from bench.types import Json
-from compress import (
-    fake_quant,
-    float_files,
-    litert_int8,
-    onnx_graph,
-    onnx_int8,
-    parity,
-    qat,
-    qat_graph,
-    ranges,
-)
-from compress.litert_graph import Graph
+from compress import float_files, parity, qat
+from compress.int8 import fake_quant, litert_int8, onnx_graph, onnx_int8, qat_graph, ranges
+from compress.int8.litert_graph import Graph
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +50,7 @@ def convert(
         images: some calibration images, float32 N x C x H x W, normalised: they tell the tensors apart, and
             give the few ranges that the graph does not have.
         target: the file to write; its suffix, ``.onnx`` or ``.tflite``, is the format.
-        scheme: one of :data:`compress.onnx_int8.SCHEMES`, or ``litert``.
+        scheme: one of :data:`compress.int8.onnx_int8.SCHEMES`, or ``litert``.
         float_artifact: the fp32 file of the same model, if there is one already.
 
     Returns:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench.types import Json, digest
-from compress import channels
-from compress.budget import Job
+from compress.pruning import channels
+from compress.pruning.budget import Job
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import StepError
 from bench.types import PruneStep, Quantity, StepContext
-from compress import blocks, channels, costs
-from compress.costs import Budget, Costs
+from compress.pruning import blocks, channels, costs
+from compress.pruning.costs import Budget, Costs
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from compress.judge import Judge
+    from compress.pruning.judge import Judge
     from distill.models import ModelSpec
 
 
@@ -47,7 +47,7 @@ class Job:
 class Candidate:
     """A smaller net, its batch norms measured anew: ``removed`` blocks and a share ``cut`` of units went.
 
-    ``damage`` is :meth:`compress.judge.Judge.damage`; ``widths`` describes the groups of channels.
+    ``damage`` is :meth:`compress.pruning.judge.Judge.damage`; ``widths`` describes the groups of channels.
     """
 
     module: nn.Module

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from compress.judge import Judge
+    from compress.pruning.judge import Judge
 
 
 def removable(module: nn.Module, example: torch.Tensor) -> list[str]:

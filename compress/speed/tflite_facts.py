@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import missing_extra
-from compress.inspect_ import CONVERT, FLOAT, INT8, LAYOUT, Graph, Kernel, Layer
+from compress.speed.facts import CONVERT, FLOAT, INT8, LAYOUT, Graph, Kernel, Layer
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL")
@@ -24,7 +24,7 @@ FLOATS = ("FLOAT32", "FLOAT16")
 
 
 def read(path: Path) -> Graph:
-    """See :func:`compress.inspect_.read_graph`. The first subgraph counts: classifiers have no other.
+    """See :func:`compress.speed.facts.read_graph`. The first subgraph counts: classifiers have no other.
 
     Raises:
         MissingError: LiteRT is not installed.

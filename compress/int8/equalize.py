@@ -2,7 +2,7 @@
 
 M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019. Both act
 on a copy of the model, so that every format gains from them; BatchNorm is folded first
-(:func:`compress.qat_graph.graph`), and the architecture stays the same.
+(:func:`compress.int8.qat_graph.graph`), and the architecture stays the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from compress import onnx_int8, qat_graph
+from compress.int8 import onnx_int8, qat_graph
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -61,7 +61,7 @@ def improve(
         images: calibration images, float32 N x C x H x W, normalised; at most :data:`IMAGES` are used.
         limit: the largest integer of a weight (127, or 64 for 7 bits).
         float_layers: regular expressions for names of layers whose weights will not be rounded.
-        fmt, scheme: of the file that will be made; some have layers in float (:func:`compress.qat_graph.float_nodes`).
+        fmt, scheme: of the file that will be made; some have layers in float (:func:`compress.int8.qat_graph.float_nodes`).
 
     Returns:
         (the model, notes).

@@ -15,9 +15,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import StepError
-from compress import ranges
-from compress.onnx_int8 import SCHEMES
-from compress.qat_graph import CLIPS, GATED, GATES, WEIGHTED, float_nodes, label, operator, origin, points
+from compress.int8 import ranges
+from compress.int8.onnx_int8 import SCHEMES
+from compress.int8.qat_graph import (
+    CLIPS,
+    GATED,
+    GATES,
+    WEIGHTED,
+    float_nodes,
+    label,
+    operator,
+    origin,
+    points,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn

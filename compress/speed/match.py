@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.types import Json
-from compress.inspect_ import CONVERT, FLOAT, INT8, LAYOUT, Graph, Kernel
+from compress.speed.facts import CONVERT, FLOAT, INT8, LAYOUT, Graph, Kernel
 
 XNNPACK_LAYERS = ("Convolution", "Deconvolution", "Fully Connected", "Batch Matrix Multiply")
 """How XNNPACK's operators begin that compute a layer; a 1 x 1 convolution becomes Fully Connected."""

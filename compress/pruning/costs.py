@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import StepError
-from compress.channels import MIN_KEPT, Group, Kept
+from compress.pruning.channels import MIN_KEPT, Group, Kept
 
 if TYPE_CHECKING:
     import torch

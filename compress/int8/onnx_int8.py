@@ -8,7 +8,7 @@ u8s8-7bit uint8 / int8, 7 bits   x86 without VNNI: pairs of 8-bit products satur
 s8s8      int8 / int8 symmetric  TensorRT
 ========  =====================  ==========================================================
 
-The u8s8 schemes write the graph of :mod:`compress.onnx_graph`, made for CPUs; s8s8 is plain QDQ.
+The u8s8 schemes write the graph of :mod:`compress.int8.onnx_graph`, made for CPUs; s8s8 is plain QDQ.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StepError
-from compress import onnx_graph, ranges
-from compress.onnx_graph import Links, layer_name, save_onnx
+from compress.int8 import onnx_graph, ranges
+from compress.int8.onnx_graph import Links, layer_name, save_onnx
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,13 +130,13 @@ def write(
     per_channel: bool = True,
     float_layers: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Write a prepared float graph (:func:`compress.onnx_graph.prepare`) as QDQ int8 with given ranges.
+    """Write a prepared float graph (:func:`compress.int8.onnx_graph.prepare`) as QDQ int8 with given ranges.
 
     Args:
         scheme: a key of :data:`SCHEMES`.
-        found: the range of every float activation (:func:`compress.ranges.find`); of a tensor before Relu or
+        found: the range of every float activation (:func:`compress.int8.ranges.find`); of a tensor before Relu or
         Clip it may lack.
-        float_layers: regular expressions for names of layers (:func:`compress.onnx_graph.layer_name`) or
+        float_layers: regular expressions for names of layers (:func:`compress.int8.onnx_graph.layer_name`) or
         nodes that stay float.
 
     Returns:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StepError, missing_extra
-from compress import onnx_int8, ranges
-from compress.litert_graph import Graph, outside
+from compress.int8 import onnx_int8, ranges
+from compress.int8.litert_graph import Graph, outside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +98,7 @@ def write(
     with hard swish in float (ai-edge-litert 2.3, AVX-512 VNNI, one thread).
 
     Args:
-        found: the range of every float activation by its name in the file (:func:`compress.ranges.find`).
+        found: the range of every float activation by its name in the file (:func:`compress.int8.ranges.find`).
         float_layers: regular expressions for names of layers (:meth:`Graph.layer`) or output tensors that
         stay float.
         int8_input: the file takes int8 images, and is int8 throughout, also where XNNPACK is slow: for devices without

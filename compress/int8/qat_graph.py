@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StepError
-from compress import onnx_graph
-from compress.onnx_int8 import SCHEMES
+from compress.int8 import onnx_graph
+from compress.int8.onnx_int8 import SCHEMES
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn

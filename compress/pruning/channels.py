@@ -1,7 +1,7 @@
 """Which channels of a net can only go together, how much they matter, and the net without some of them.
 
 The dependency graph is Torch-Pruning's: G. Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023
-(arXiv 2301.12900). How many channels to keep is decided in :mod:`compress.costs`, because the library's own
+(arXiv 2301.12900). How many channels to keep is decided in :mod:`compress.pruning.costs`, because the library's own
 pruner rounds small layers down to nothing and then silently keeps them whole.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import EdgefitError, StepError
-from compress import heads, importance
+from compress.pruning import heads, importance
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ def find_groups(
 
     Args:
         example: two images or more, as the net takes them.
-        name: the importance (:data:`compress.importance.NAMES`).
+        name: the importance (:data:`compress.pruning.importance.NAMES`).
         data: the data set, for importances that need gradients.
         whole: layers that are known to stay whole (:func:`unfit`).
         seed: of the importance ``random``.

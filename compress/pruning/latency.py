@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError, EdgefitError, StepError
 from bench.types import ExportResult, Quantity, digest
-from compress.budget import Candidate, Job, Shrinker, told
+from compress.pruning.budget import Candidate, Job, Shrinker, told
 
 if TYPE_CHECKING:
     from torch import nn

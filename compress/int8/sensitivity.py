@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.types import Json
-from compress import litert_int8, onnx_graph, onnx_int8
-from compress.litert_graph import Graph
+from compress.int8 import litert_int8, onnx_graph, onnx_int8
+from compress.int8.litert_graph import Graph
 
 if TYPE_CHECKING:
     import numpy as np

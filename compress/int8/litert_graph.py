@@ -38,7 +38,7 @@ class Graph:
 
     def layer(self, op: Any) -> str:
         """``stage1.0.main.0``: the module an operator came from."""
-        from compress.inspect_tflite import short_name
+        from compress.speed.tflite_facts import short_name
 
         weight = short_name(self.name(op.inputs[1])) if len(op.inputs) > 1 else ""
         return weight or short_name(self.name(op.outputs[0]))

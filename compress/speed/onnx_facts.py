@@ -12,8 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.inspect_ import CONVERT, FLOAT, INT8, LAYOUT, Graph, Kernel, Layer
-from compress.onnx_graph import sort_nodes
+from compress.int8.onnx_graph import sort_nodes
+from compress.speed.facts import CONVERT, FLOAT, INT8, LAYOUT, Graph, Kernel, Layer
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +57,7 @@ QGEMM_SCALE = 7
 
 
 def read(path: Path) -> Graph:
-    """See :func:`compress.inspect_.read_graph`."""
+    """See :func:`compress.speed.facts.read_graph`."""
     import onnx
 
     model = onnx.load(path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import MissingError, StepError
 from bench.types import Json
-from compress.budget import Job, told
+from compress.pruning.budget import Job, told
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +26,7 @@ def make_sparse(job: Job) -> tuple[nn.Module, list[Json], tuple[str, ...]]:
     Raises:
         StepError: when no layer can take the pattern, or the runtime fails to time the result.
     """
-    from compress import between
+    from compress.pruning import between
 
     step, rows = job.step, []
     module = copy.deepcopy(job.dense)
@@ -111,7 +111,7 @@ def _zero(weight: Tensor, mask: Tensor) -> None:
 
 def _timed(job: Job, module: nn.Module) -> str:
     """Whether the runtime gains from the zeros: measured against the dense parent."""
-    from compress.latency import Timer
+    from compress.pruning.latency import Timer
 
     name = job.step.runtime
     if job.ctx.target is None:

@@ -1,7 +1,7 @@
 """What in a shipped file explains its speed: layers in int8, float islands, conversions that did not fuse, odd widths.
 
 Read from the file as its runtime executes it (ONNX Runtime's graph after optimisation; LiteRT's after delegation),
-without timing anything. :mod:`compress.inspect_onnx` and :mod:`compress.inspect_tflite` read; this module counts.
+without timing anything. :mod:`compress.speed.onnx_facts` and :mod:`compress.speed.tflite_facts` read; this module counts.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ def read_graph(path: Path, fmt: str) -> Graph:
         ValueError: another format. Otherwise whatever the runtime raises on a file it cannot read.
     """
     if fmt == "onnx":
-        from compress import inspect_onnx
+        from compress.speed import onnx_facts
 
-        return inspect_onnx.read(path)
+        return onnx_facts.read(path)
     if fmt == "tflite":
-        from compress import inspect_tflite
+        from compress.speed import tflite_facts
 
-        return inspect_tflite.read(path)
+        return tflite_facts.read(path)
     raise ValueError(f"graphs are read of onnx and tflite files, not of {fmt}")
 
 

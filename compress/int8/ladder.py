@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import EdgefitError, StepError
 from bench.stats import paired_accuracy
 from bench.types import ExportResult, Json, Notify, Quantity, QuantizeStep, Target
-from compress import parity, sensitivity
+from compress import parity
+from compress.int8 import sensitivity
 
 if TYPE_CHECKING:
     import numpy as np
