@@ -12,7 +12,7 @@ from bench.terminal import console, find_run, print_json, say
 
 
 def _data_options(data: str, image_size: int | None) -> Any:
-    from bench.types import DataOptions
+    from bench.steps import DataOptions
 
     return DataOptions(spec=data, image_size=image_size)
 
@@ -40,7 +40,7 @@ _json_option = click.option("--json", "as_json", is_flag=True)
 
 def _training(sets: tuple[str, ...], has_weights: bool = False) -> Any:
     from bench import recipe
-    from bench.types import Training
+    from bench.steps import Training
     from distill.train import check_training
 
     training = recipe.build(Training, dict(recipe.parse_override(s) for s in sets), "--set")
@@ -96,7 +96,7 @@ def _do_step(
 @_json_option
 def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
     """Train one model."""
-    from bench.types import TrainStep
+    from bench.steps import TrainStep
 
     return _do_step(TrainStep(model, weights, _training(sets, bool(weights))), **rest)
 
@@ -136,7 +136,7 @@ def distill(
     **rest: Any,
 ) -> int:
     """Train a student with a teacher's outputs as targets."""
-    from bench.types import DistillStep, TrainStep
+    from bench.steps import DistillStep, TrainStep
     from distill.train import check_distill
 
     if bool(model) == bool(student):
@@ -184,7 +184,7 @@ def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     """Remove channels of a model; recover its accuracy afterwards with `bench distill --student`."""
     import dataclasses
 
-    from bench.types import PruneStep
+    from bench.steps import PruneStep
     from compress.prune import check_prune
 
     names = {f.name for f in dataclasses.fields(PruneStep)} & set(given)
@@ -213,7 +213,7 @@ def qat(
     model: Path, teachers: tuple[Path, ...], scheme: str, images: int, sets: tuple[str, ...], **rest: Any
 ) -> int:
     """Train with int8 arithmetic simulated; then `bench export` writes the int8 file."""
-    from bench.types import QatStep
+    from bench.steps import QatStep
     from compress.qat import check_qat
 
     step = QatStep(tuple(map(str, teachers)), scheme, images=images, training=_training(sets))
@@ -317,7 +317,7 @@ def quantize(
     **chosen: Any,
 ) -> int:
     """Write a model in a smaller number format, calibrated on training images."""
-    from bench.types import QuantizeStep
+    from bench.steps import QuantizeStep
     from compress.quantize import check_quantize
 
     step = QuantizeStep(

@@ -19,7 +19,8 @@ from bench.hosts import open_host
 from bench.measure import environment
 from bench.measure.latency import latency
 from bench.runtimes.base import CellJob
-from bench.types import SCHEMA, DataOptions, Json, Notify, Protocol, Quantity, to_json
+from bench.steps import DataOptions
+from bench.types import SCHEMA, Json, Notify, Protocol, Quantity, to_json
 
 if TYPE_CHECKING:
     from compress.speed.facts import Graph, Kernel

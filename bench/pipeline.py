@@ -19,23 +19,10 @@ from bench.cells import CellMaker, failure
 from bench.measure.environment import hardware
 from bench.plan import Plan, PlannedCell, PlannedExport, PlannedVariant
 from bench.preflight import Prepared
+from bench.steps import DistillStep, PruneStep, QatStep, QuantizeStep, TrainStep
 from bench.store import Run, require_space
 from bench.targets import open_target
-from bench.types import (
-    Artifact,
-    DistillStep,
-    ExportResult,
-    Json,
-    Notify,
-    PruneStep,
-    QatStep,
-    QuantizeStep,
-    StepContext,
-    StepResult,
-    Target,
-    TrainStep,
-    to_json,
-)
+from bench.types import Artifact, ExportResult, Json, Notify, StepContext, StepResult, Target, to_json
 
 LEAST_FREE = 32_000_000
 """Bytes that must be free before a variant, an export or a cell is begun."""

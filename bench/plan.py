@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from bench.errors import UsageError, nearest
 from bench.recipe import Recipe
-from bench.types import Cell, Json, Profile, Protocol, PruneStep, QatStep, Variant, digest
+from bench.steps import PruneStep, QatStep
+from bench.types import Cell, Json, Profile, Protocol, Variant, digest
 from hardware_profiles.load import LOCAL
 
 EXPORT_VERSION = 2

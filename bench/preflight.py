@@ -12,7 +12,8 @@ from typing import Any
 from bench import plan as planning
 from bench import recipe as recipes
 from bench.errors import ConfigError, EdgefitError, MissingError, UsageError
-from bench.types import DistillStep, Json, TrainStep, digest
+from bench.steps import DistillStep, TrainStep
+from bench.types import Json, digest
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 

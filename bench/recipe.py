@@ -18,19 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import ConfigError, nearest
-from bench.types import (
-    DataOptions,
-    DistillStep,
-    Json,
-    Protocol,
-    PruneStep,
-    QatStep,
-    QuantizeStep,
-    Step,
-    Training,
-    TrainStep,
-    Variant,
-)
+from bench.steps import DataOptions, DistillStep, PruneStep, QatStep, QuantizeStep, Step, Training, TrainStep
+from bench.types import Json, Protocol, Variant
 from hardware_profiles.load import TYPE_WORDS, parse_toml, read_toml
 
 FOLDER = Path(__file__).parent / "recipes"

@@ -14,17 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import ModelError, UsageError, nearest
-from bench.types import (
-    Artifact,
-    DataOptions,
-    Json,
-    Notify,
-    QuantizeStep,
-    Step,
-    StepContext,
-    Target,
-    to_json,
-)
+from bench.steps import DataOptions, QuantizeStep, Step
+from bench.types import Artifact, Json, Notify, StepContext, Target, to_json
 
 FORMATS = {
     ".onnx": ("onnx", "onnxruntime"),

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.errors import ConfigError, EdgefitError, StepError, nearest
-from bench.types import Artifact, ExportResult, Json, Notify, QuantizeStep, Target, TensorSpec
+from bench.steps import QuantizeStep
+from bench.types import Artifact, ExportResult, Json, Notify, Target, TensorSpec
 from compress import float_files, parity, quantize
 from compress.int8 import ladder, litert_int8, onnx_int8
 from compress.quiet import quiet

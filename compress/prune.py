@@ -10,7 +10,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, StepError, nearest
-from bench.types import Json, PruneStep, StepContext, StepResult
+from bench.steps import PruneStep
+from bench.types import Json, StepContext, StepResult
 from compress.pruning import importance
 
 if TYPE_CHECKING:

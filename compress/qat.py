@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ModelError, nearest
-from bench.types import Json, Notify, QatStep, QuantizeStep, StepContext, StepResult, Training, digest
+from bench.steps import QatStep, QuantizeStep, Training
+from bench.types import Json, Notify, StepContext, StepResult, digest
 from compress.int8 import fake_quant, onnx_int8, qat_graph, ranges
 from compress.int8.fake_quant import Grid
 

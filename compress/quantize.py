@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, StepError, nearest
-from bench.types import LADDER, QuantizeStep
+from bench.steps import LADDER, QuantizeStep
 from compress.int8 import equalize, litert_int8, onnx_graph, onnx_int8, ranges
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError, DataError, nearest
-from bench.types import DataOptions, Json, Preprocess, digest
+from bench.steps import DataOptions
+from bench.types import Json, Preprocess, digest
 from distill import sources
 from distill.sources import Listing, Sample
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import ModelError, StepError
-from bench.types import Json, Notify, Training
+from bench.steps import Training
+from bench.types import Json, Notify
 from distill import augment, checkpoint, losses, models
 from distill.devices import autocast, memory_format, resolve_precision
 from distill.evaluate import accuracies, answers, evaluate, hopeless

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench.types import Training
+from bench.steps import Training
 
 if TYPE_CHECKING:
     import torch

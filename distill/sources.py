@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import DataError, MissingError, UsageError, nearest
-from bench.types import DataOptions
+from bench.steps import DataOptions
 
 if TYPE_CHECKING:
     import numpy as np

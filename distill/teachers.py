@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from bench.types import Training
+    from bench.steps import Training
     from distill.data import Dataset
     from distill.features import Size, Stage
 

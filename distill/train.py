@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ModelError, nearest
-from bench.types import DistillStep, StepContext, StepResult, Training, TrainStep, digest
+from bench.steps import DistillStep, Training, TrainStep
+from bench.types import StepContext, StepResult, digest
 from distill import augment, losses, models, sparse
 from distill.models import ModelSpec
 from distill.teachers import Distillation

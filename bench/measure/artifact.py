@@ -17,7 +17,8 @@ from bench.measure.feeding import Feeding, match_classes, resolve
 from bench.measure.latency import METRICS, all_missing
 from bench.measure.processes import measure_processes
 from bench.runtimes.base import CellJob, Runtime, WorkerResult
-from bench.types import SCHEMA, Artifact, DataOptions, Json, Notify, Protocol, Quantity, TensorSpec, to_json
+from bench.steps import DataOptions
+from bench.types import SCHEMA, Artifact, Json, Notify, Protocol, Quantity, TensorSpec, to_json
 
 DESCRIBE_SECONDS = 300.0
 """A runtime may take so long to read a large file."""

@@ -17,20 +17,12 @@ from bench.errors import EdgefitError, MissingError, StoreError
 from bench.pipeline import execute
 from bench.plan import HARNESS_VERSION, Plan, PlannedCell
 from bench.preflight import Prepared
+from bench.steps import QuantizeStep
 from bench.store import Run
 from bench.tune.points import Point
 from bench.tune.setup import METRICS, Setup
 from bench.tune.space import Params
-from bench.types import (
-    Artifact,
-    ExportResult,
-    Notify,
-    Preprocess,
-    Quantity,
-    QuantizeStep,
-    digest,
-    to_json,
-)
+from bench.types import Artifact, ExportResult, Notify, Preprocess, Quantity, digest, to_json
 
 State = Literal["complete", "pruned", "failed"]
 

@@ -15,8 +15,9 @@ from typing import Any
 from bench import recipe as recipes
 from bench.errors import ConfigError
 from bench.recipe import Recipe
+from bench.steps import DistillStep, PruneStep, QatStep, Step
 from bench.tune.space import PRUNE_KEYS, RUNGS, Choices, Params, Space, plain
-from bench.types import DistillStep, Json, PruneStep, QatStep, Step, Variant, digest
+from bench.types import Json, Variant, digest
 
 LONGEST = 56
 """Characters of a variant's name before it is cut."""

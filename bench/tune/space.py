@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import ConfigError, nearest
-from bench.types import DistillStep, Json, PruneStep, QatStep, QuantizeStep, Training
+from bench.steps import DistillStep, PruneStep, QatStep, QuantizeStep, Training
+from bench.types import Json
 
 Scalar = str | int | float | bool
 Params = dict[str, Any]

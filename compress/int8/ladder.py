@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import EdgefitError, StepError
 from bench.stats import paired_accuracy
-from bench.types import ExportResult, Json, Notify, Quantity, QuantizeStep, Target
+from bench.steps import QuantizeStep
+from bench.types import ExportResult, Json, Notify, Quantity, Target
 from compress import parity
 from compress.int8 import sensitivity
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StepError
-from bench.types import PruneStep, Quantity, StepContext
+from bench.steps import PruneStep
+from bench.types import Quantity, StepContext
 from compress.pruning import blocks, channels, costs
 from compress.pruning.costs import Budget, Costs
 

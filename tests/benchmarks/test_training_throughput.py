@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from bench.stats import quantile_interval
-from bench.types import DataOptions, Preprocess, Training
+from bench.steps import DataOptions, Training
+from bench.types import Preprocess
 from distill import devices, losses, models
 from distill.data import DataIndex, Dataset
 from distill.loop import Trainer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.types import DataOptions
+from bench.steps import DataOptions
 from distill import data
 from distill.data import Dataset
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from bench.errors import ConfigError, ModelError, StepError
-from bench.types import DistillStep, Json, StepContext, StepResult, Training, TrainStep
+from bench.steps import DistillStep, Training, TrainStep
+from bench.types import Json, StepContext, StepResult
 from distill import loop, losses, models, train
 from distill.data import Dataset
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bench.errors import ConfigError, MissingError, ParityError, StepError
-from bench.types import QuantizeStep, StepContext, Training, TrainStep
+from bench.steps import QuantizeStep, Training, TrainStep
+from bench.types import StepContext
 from compress import float_files, parity, quantize
 from compress.export import export
 from distill import models, train

@@ -10,16 +10,8 @@ import numpy as np
 import pytest
 
 from bench.errors import StepError
-from bench.types import (
-    Artifact,
-    ExportResult,
-    Quantity,
-    QuantizeStep,
-    StepContext,
-    Target,
-    Training,
-    TrainStep,
-)
+from bench.steps import QuantizeStep, Training, TrainStep
+from bench.types import Artifact, ExportResult, Quantity, StepContext, Target
 from compress import parity, quantize
 from compress.export import export
 from compress.int8 import ladder, sensitivity

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import ConfigError, StepError
-from bench.types import PruneStep, StepContext, StepResult
+from bench.steps import PruneStep
+from bench.types import StepContext, StepResult
 from compress.prune import run_prune
 from compress.pruning import channels, costs
 from distill import models

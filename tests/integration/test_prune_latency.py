@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import ConfigError, MissingError, StepError
-from bench.types import ExportResult, Json, PruneStep, Quantity, StepContext, StepResult, Target
+from bench.steps import PruneStep
+from bench.types import ExportResult, Json, Quantity, StepContext, StepResult, Target
 from compress.prune import run_prune
 from compress.pruning import latency
 from distill import models

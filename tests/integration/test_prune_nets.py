@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bench.errors import StepError
-from bench.types import DistillStep, PruneStep, StepContext, StepResult, Training
+from bench.steps import DistillStep, PruneStep, Training
+from bench.types import StepContext, StepResult
 from compress.prune import run_prune
 from compress.pruning import blocks, channels, importance
 from compress.pruning.judge import Judge

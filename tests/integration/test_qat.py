@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bench.errors import ModelError, ParityError, StepError
-from bench.types import QatStep, QuantizeStep, StepContext, StepResult, Training
+from bench.steps import QatStep, QuantizeStep, Training
+from bench.types import StepContext, StepResult
 from compress import parity, qat
 from compress.int8 import fake_quant, qat_export, qat_graph
 from compress.quiet import quiet

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from bench.errors import ConfigError, ModelError, StepError
-from bench.types import DistillStep, StepContext, StepResult, Training, TrainStep
+from bench.steps import DistillStep, Training, TrainStep
+from bench.types import StepContext, StepResult
 from distill import devices, loop, models, train
 from distill.data import Dataset
 

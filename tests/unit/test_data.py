@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.errors import ConfigError, DataError, UsageError
-from bench.types import DataOptions
+from bench.steps import DataOptions
 from distill import data, folders, sources
 from distill.sources import Listing, Sample
 

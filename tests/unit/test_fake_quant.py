@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.errors import ConfigError, StepError
-from bench.types import QatStep, Training
+from bench.steps import QatStep, Training
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

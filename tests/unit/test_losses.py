@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import ConfigError
-from bench.types import Training
+from bench.steps import Training
 from distill import features, losses, models, optim
 from distill.evaluate import hopeless
 from distill.teachers import mean_teacher

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import ConfigError
-from bench.types import PruneStep, Training
+from bench.steps import PruneStep, Training
 from compress.prune import SCOPES, check_prune, target
 from compress.pruning.importance import NAMES
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bench.errors import ConfigError, EdgefitError, ParityError, StepError
-from bench.types import QuantizeStep
+from bench.steps import QuantizeStep
 from compress import export, parity, quantize
 from compress.int8 import onnx_graph, onnx_int8, ranges
 from compress.quiet import quiet

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench import recipe
 from bench.errors import ConfigError
-from bench.types import DistillStep, PruneStep, QuantizeStep, TrainStep
+from bench.steps import DistillStep, PruneStep, QuantizeStep, TrainStep
 
 GOOD = {
     "schema": 1,

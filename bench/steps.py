@@ -1,0 +1,168 @@
+"""The steps of a recipe as frozen configs: what each is told, and nothing of how it is done. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a data set is read. ``image_size`` None keeps the native size (digits: 8, CIFAR: 32)."""
+
+    spec: str = "digits"
+    image_size: int | None = None
+    resize: str = "stretch"
+    calibration: int = 512
+    root: str = "~/.cache/edgefit"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of one training run; shared by Train and Distill (defaults: small images, from scratch).
+
+    With few images an epoch is a handful of steps: ``min_steps`` adds epochs until there are so many.
+    """
+
+    epochs: int = 20
+    min_steps: int = 0
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    restarts: int = 1
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    clip_norm: float = 0.0
+    patience: int = 0
+    freeze_epochs: int = 0
+    precision: str = "auto"
+    augment: tuple[str, ...] = ("crop", "flip")
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    imbalance: str = "none"
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Train ``model`` from scratch or from ``weights`` (transfer learning); without a model, go on from the parent."""
+
+    model: str = ""
+    weights: str = ""
+    training: Training = field(default_factory=Training)
+    kind: Literal["train"] = "train"
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class DistillStep:
+    """Train ``model`` (or go on from the parent, when empty) with the outputs of ``teacher`` as targets.
+
+    Several teachers: the mean of their probabilities. ``loss`` is a name or a sum with factors, such as
+    ``dkd + 0.5*at``; ``alpha`` weighs it against the loss on labels.
+    """
+
+    teacher: tuple[str, ...]
+    model: str = ""
+    loss: str = "kd"
+    temperature: float = 4.0
+    alpha: float = 0.7
+    training: Training = field(default_factory=Training)
+    kind: Literal["distill"] = "distill"
+    version: int = 2
+
+
+@dataclass(frozen=True)
+class PruneStep:
+    """Remove channels (and, with ``blocks``, whole residual blocks) until one target is met.
+
+    The target is a share of the parent's: ``macs``, ``params``, ``size`` (of the fp32 file for ``runtime``) or ``latency``
+    (measured on ``runtime``); 0 is no target, and macs = 0.5 where none is given. ``round_to`` 0 means the profile's: the
+    channel multiple that the target's kernels want. ``steps`` prunes little by little, with ``step_epochs`` of
+    ``training`` between; ``sparse_epochs`` trains with a group-sparse penalty first. ``sparsity`` is empty (structured),
+    ``2:4`` or ``unstructured`` (then ``amount`` of the weights become zero, and no channel goes).
+    """
+
+    macs: float = 0.0
+    params: float = 0.0
+    size: float = 0.0
+    latency: float = 0.0
+    runtime: str = "onnxruntime"
+    importance: str = "l1"
+    scope: str = "global"
+    round_to: int = 0
+    blocks: bool = False
+    steps: int = 1
+    step_epochs: int = 0
+    sparse_epochs: int = 0
+    sparsity: str = ""
+    amount: float = 0.5
+    training: Training = field(default_factory=Training)
+    kind: Literal["prune"] = "prune"
+    version: int = 2
+
+    @property
+    def trains(self) -> bool:
+        """Whether ``training`` is used at all."""
+        return bool(self.sparse_epochs or (self.steps > 1 and self.step_epochs))
+
+
+LADDER = ("channel", "equalize", "mse", "float", "qat")
+"""The rungs of :class:`QuantizeStep`, cheapest first."""
+
+
+@dataclass(frozen=True)
+class QuantizeStep:
+    """Store (and, where the runtime has kernels, compute) in ``precision``: int8, fp16 or bf16.
+
+    The rest is of int8. ``activations`` static (calibrated) or dynamic; ``ranges`` minmax, percentile, entropy or mse;
+    ``equalize`` cross-layer equalisation, ``correct_bias`` empirical bias correction; ``float_layers`` names that stay float;
+    ``input`` float32 or int8 (LiteRT). With ``max_drop`` (a share of the validation images, 0.01 is one point) the rungs of
+    ``ladder`` are tried in turn for each file until the loss against the float parent is within it; the last one trains
+    ``qat_epochs``.
+    """
+
+    precision: str = "int8"
+    activations: str = "static"
+    ranges: str = "minmax"
+    images: int = 256
+    per_channel: bool = True
+    equalize: bool = False
+    correct_bias: bool = False
+    float_layers: tuple[str, ...] = ()
+    input: str = "float32"
+    max_drop: float | None = None
+    ladder: tuple[str, ...] = LADDER
+    qat_epochs: int = 3
+    kind: Literal["quantize"] = "quantize"
+    version: int = 2
+
+
+@dataclass(frozen=True)
+class QatStep:
+    """Train the parent with int8 arithmetic simulated, its own float outputs (or ``teacher``'s) as targets.
+
+    ``scheme`` is that of the files it is made for: u8s8 (also LiteRT's), u8s8-7bit or s8s8. ``ranges`` and ``images`` find the
+    first ranges, which are then learned. The ranges go into the files as they were trained: nothing is calibrated again.
+    """
+
+    teacher: tuple[str, ...] = ()
+    scheme: str = "u8s8"
+    ranges: str = "mse"
+    images: int = 256
+    loss: str = "kd"
+    temperature: float = 4.0
+    alpha: float = 0.7
+    training: Training = field(
+        default_factory=lambda: Training(
+            epochs=3, optimizer="adamw", lr=3e-4, weight_decay=1e-4, warmup_epochs=0.2
+        )
+    )
+    kind: Literal["qat"] = "qat"
+    version: int = 1
+
+
+Step = TrainStep | DistillStep | PruneStep | QuantizeStep | QatStep
