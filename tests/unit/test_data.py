@@ -58,7 +58,7 @@ def test_digits_split_is_disjoint_seeded_and_needs_no_torch(tmp_path: Path) -> N
     other = data.index(DataOptions(root=str(tmp_path)), 1)
     assert other.digest != one.digest
     assert other.samples["test"] != one.samples["test"]
-    code = "import sys; from distill import data; from bench.types import DataOptions; data.index(DataOptions(), 0); "
+    code = "import sys; from distill import data; from bench.steps import DataOptions; data.index(DataOptions(), 0); "
     code += "assert not {'torch', 'sklearn', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
