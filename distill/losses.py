@@ -139,11 +139,12 @@ def attention(student: Tensor, teacher: Tensor) -> Tensor:
 
     Zagoruyko and Komodakis, Paying More Attention to Attention, 2017. Widths may differ, sizes may not.
     """
+    import torch
     from torch.nn import functional
 
-    mine, wanted = (
-        functional.normalize(f.float().square().mean(dim=1).flatten(1)) for f in (student, teacher)
-    )
+    # One pass over the features; the mean's divisor goes with the norm of the map.
+    maps = [torch.linalg.vector_norm(f, dim=1, dtype=torch.float32).square() for f in (student, teacher)]
+    mine, wanted = (functional.normalize(m.flatten(1)) for m in maps)
     return (mine - wanted).square().sum(dim=1).mean()
 
 
