@@ -283,8 +283,15 @@ def main() -> None:
     """Entry point: run a command and turn whatever happens into a message and an exit code."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(_run(arguments, debug))
+
+
+def _terminated(*_: Any) -> None:
+    """SIGTERM is an interrupt too, also where a shell's ``&`` has SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

@@ -122,7 +122,12 @@ def test_help_imports_nothing_heavy(tmp_path):
     assert "bench run --profile" in done.stdout
 
 
-def test_an_interrupt_says_what_is_kept(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "sigint"),
+    # a shell's `&` has SIGINT ignored: there only SIGTERM ends a run
+    [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_IGN)],
+)
+def test_an_interrupt_says_what_is_kept(tmp_path, sent, sigint):
     command = [
         sys.executable,
         "-c",
@@ -133,11 +138,11 @@ def test_an_interrupt_says_what_is_kept(tmp_path):
     ]
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/work/*")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in stderr and "Traceback" not in stderr
