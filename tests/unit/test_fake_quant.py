@@ -90,8 +90,10 @@ def test_impossible_options_are_refused(step: QatStep, message: str) -> None:
         qat.check_qat(step)
 
 
-def test_the_defaults_are_possible() -> None:
-    qat.check_qat(QatStep())
+def test_its_own_training_is_one_that_qat_takes() -> None:
+    step = QatStep()
+    qat.check_qat(step)
+    assert step.training.optimizer == "adamw" and step.training.epochs > 0
 
 
 # --- the formulas of the runtimes' quantizers -----------------------------------------------

@@ -43,7 +43,9 @@ def test_impossible_pruning_is_refused(step: PruneStep, said: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_importance_goes_with_every_scope(name: str, scope: str) -> None:
-    check_prune(PruneStep(importance=name, scope=scope, steps=3, step_epochs=1, blocks=True))
+    step = PruneStep(importance=name, scope=scope, steps=3, step_epochs=1, blocks=True)
+    check_prune(step)
+    assert step.trains and target(step) == ("macs", 0.5)
 
 
 def test_half_of_the_macs_is_the_target_where_none_is_named() -> None:
