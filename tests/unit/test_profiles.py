@@ -41,10 +41,13 @@ def test_built_in_profiles_are_valid_and_every_fact_has_a_source(name):
 
 
 def test_the_profiles_people_ask_for_are_there():
-    assert {"jetson-agx-xavier", "jetson-orin-nano", "raspberry-pi-5", "pixel", "server-gpu"} <= set(
-        load.names()
-    )
+    names = load.names()
+    assert {"jetson-agx-xavier", "jetson-orin-nano", "raspberry-pi-5", "coral-edgetpu-usb", "t4"} <= set(names)
     assert load.load("jetson-xavier") == load.load("jetson-agx-xavier")
+    # a class of device means one of its devices, so that a report names what its figures are of
+    assert load.load("pixel").name == "pixel-4" and load.load("server-gpu").name == "l4"
+    every = [*names, *(a for aliases in names.values() for a in aliases)]
+    assert len(set(every)) == len(every) >= 60
 
 
 def test_xavier_facts_are_the_published_ones():
