@@ -296,8 +296,8 @@ def meaning(data: dict[str, Any]) -> Iterator[Problem]:
 # --- lines
 
 
-def line_of(document: str, field: Field) -> int | None:
-    """The line (from 1) where a field or the innermost table around it begins; None where it is not found.
+def lines(document: str) -> dict[Field, int]:
+    """Where (the line, from 1) each table and key of a TOML text begins.
 
     Reads headers and keys as people write them, one a line: a hint for an error, not a parser.
     """
@@ -306,18 +306,20 @@ def line_of(document: str, field: Field) -> int | None:
     head: Field = ()
     for number_, line in enumerate(document.splitlines(), 1):
         header = re.match(r"\s*(\[\[?)\s*([\w+.\"'-]+)\s*\]", line)
+        key = re.match(r"\s*(?:([\w+-]+)|\"([^\"]{1,64})\")\s*=", line)
         if header:
             head = tuple(part.strip("\"'") for part in header[2].split("."))
             if header[1] == "[[":
                 arrays[head] = arrays.get(head, -1) + 1
                 seen.setdefault(head, number_)
                 head = (*head, arrays[head])
-            seen.setdefault(head, number_)
-            continue
-        key = re.match(r"\s*(?:([\w+-]+)|\"([^\"]{1,64})\")\s*=", line)
-        if key:
+            for end in range(1, len(head) + 1):
+                seen.setdefault(head[:end], number_)
+        elif key:
             seen.setdefault((*head, key[1] or key[2]), number_)
-    for end in range(len(field), 0, -1):
-        if field[:end] in seen:
-            return seen[field[:end]]
-    return None
+    return seen
+
+
+def line_of(seen: dict[Field, int], field: Field) -> int | None:
+    """The line of a field, or of the innermost table around it; None where neither is found."""
+    return next((seen[field[:end]] for end in range(len(field), 0, -1) if field[:end] in seen), None)

@@ -23,6 +23,8 @@ MOST_DOTS = 200
 """In a line. The time to parse a dotted key grows with the square of its parts: 50,000 take a minute."""
 MOST_PROBLEMS = 20
 """That one error shows."""
+BETWEEN = " | "
+"""Between the sources of a fact that has several."""
 TYPE_WORDS = {
     int: "a whole number", float: "a number", str: "a string", bool: "true or false", list: "a list", dict: "a table",
 }  # fmt: skip
@@ -77,13 +79,22 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML", str(err), "Correct that line") from err
 
 
+def _files() -> list[Path]:
+    return sorted(FOLDER.glob("*.toml"), key=lambda path: path.stem)
+
+
 def names() -> dict[str, tuple[str, ...]]:
     """Every built-in profile's name with its aliases; ``local`` first."""
     found: dict[str, tuple[str, ...]] = {"local": ()}
-    for path in sorted(FOLDER.glob("*.toml")):
+    for path in _files():
         before_tables = path.read_text(encoding="utf-8").partition("\n[")[0]  # a fifth of the time
         found[path.stem] = tuple(parse_toml(before_tables).get("aliases", ()))
     return found
+
+
+def every() -> list[Profile]:
+    """Every built-in profile; ``local`` first."""
+    return [LOCAL, *(validate(path) for path in _files())]
 
 
 def load(name: str) -> Profile:
@@ -125,13 +136,12 @@ def from_document(data: dict[str, Any], where: str, text: str = "") -> Profile:
     """
     problems = _some(check.shape(data)) or _some(check.meaning(data))
     if problems:
-        lines = [_with_line(text, p) for p in problems[:MOST_PROBLEMS]]
+        seen = check.lines(text)
+        lines = [_with_line(seen, p) for p in problems[:MOST_PROBLEMS]]
         lines += ["... and more"] if len(problems) > MOST_PROBLEMS else []
-        listed = lines[0] if len(lines) == 1 else "".join(f"\n  {line}" for line in lines) + "\n"
+        listed = lines[0] if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)
         raise ConfigError(
-            f"{where} is not a valid profile",
-            listed,
-            "hardware_profiles/schema.json has every key, the files beside it are examples",
+            f"{where} is not a valid profile (hardware_profiles/schema.json has every key)", listed
         )
     return _profile(data)
 
@@ -140,8 +150,8 @@ def _some(problems: Any) -> list[check.Problem]:
     return list(itertools.islice(problems, MOST_PROBLEMS + 1))
 
 
-def _with_line(text: str, problem: check.Problem) -> str:
-    line = check.line_of(text, problem.field)
+def _with_line(seen: dict[check.Field, int], problem: check.Problem) -> str:
+    line = check.line_of(seen, problem.field)
     return f"line {line}: {problem}" if line else str(problem)
 
 
@@ -170,4 +180,4 @@ def _profile(data: dict[str, Any]) -> Profile:
 def _cite(entry: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
     """Replace the short names of sources by their text from ``[sources]``."""
     cited = entry["source"] if isinstance(entry["source"], list) else [entry["source"]]
-    return {**entry, "source": "; ".join(sources.get(name, name) for name in cited)}
+    return {**entry, "source": BETWEEN.join(sources.get(name, name) for name in cited)}

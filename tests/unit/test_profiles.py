@@ -42,7 +42,9 @@ def test_built_in_profiles_are_valid_and_every_fact_has_a_source(name):
 
 def test_the_profiles_people_ask_for_are_there():
     names = load.names()
-    assert {"jetson-agx-xavier", "jetson-orin-nano", "raspberry-pi-5", "coral-edgetpu-usb", "t4"} <= set(names)
+    assert {"jetson-agx-xavier", "jetson-orin-nano", "raspberry-pi-5", "coral-edgetpu-usb", "t4"} <= set(
+        names
+    )
     assert load.load("jetson-xavier") == load.load("jetson-agx-xavier")
     # a class of device means one of its devices, so that a report names what its figures are of
     assert load.load("pixel").name == "pixel-4" and load.load("server-gpu").name == "l4"
