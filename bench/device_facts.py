@@ -174,7 +174,7 @@ def power_modes(text: str) -> list[Json]:
                 float(found) for found in re.findall(rf"^{unit}\s+MAX_FREQ\s+(\d{{1,12}})\b", body, re.M)
             ]
             if any(limits):
-                mode[key] = max(limits) * scale
+                mode[key] = round(max(limits) * scale, 3)
         modes.append(mode)
     return modes
 

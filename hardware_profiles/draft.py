@@ -82,17 +82,22 @@ def _kind(said: Mapping[str, Any]) -> tuple[str, list[str]]:
 def _precisions(kind: str, said: Mapping[str, Any]) -> list[str]:
     """TensorRT's support matrix by compute capability; for a CPU, what it has arithmetic for."""
     if not kind.endswith("gpu"):
-        features = set(said.get("cpu_features", ()))
-        return ["fp32", *(p for p, wanted in FEATURES_OF.items() if wanted & features), "int8"]
+        return ["fp32", *(p for p, wanted in FEATURES_OF.items() if wanted & _features(said)), "int8"]
     capability = _capability(said)
     return [
         "fp32",
         *(["tf32"] if capability >= 8.0 else []),
         "fp16",
-        *(["bf16"] if capability >= 8.0 and kind == "server-gpu" else []),
+        # no source of ours lists it for Orin (8.7)
+        *(["bf16"] if capability >= (8.0 if kind == "server-gpu" else 9.0) else []),
         *(["int8"] if capability >= 6.1 and capability != 6.2 else []),
         *(["fp8"] if capability >= 8.9 else []),
     ]
+
+
+def _features(said: Mapping[str, Any]) -> set[str]:
+    found = said.get("cpu_features")
+    return {f for f in found if isinstance(f, str)} if isinstance(found, list) else set()
 
 
 def _capability(said: Mapping[str, Any]) -> float:
@@ -106,7 +111,7 @@ def _capability(said: Mapping[str, Any]) -> float:
 def _scheme(kind: str, said: Mapping[str, Any]) -> str:
     if kind.endswith("gpu"):
         return "s8s8"
-    return "u8s8" if kind == "arm-cpu" or VNNI & set(said.get("cpu_features", ())) else "u8s8-7bit"
+    return "u8s8" if kind == "arm-cpu" or VNNI & _features(said) else "u8s8-7bit"
 
 
 def _written(facts: Facts) -> list[str]:

@@ -57,13 +57,13 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def read_text(path: Path) -> str:
     """A configuration file's text. Raises ConfigError where it cannot be read or is too large."""
-    if not path.is_file():
-        raise ConfigError(f"There is no file {path}")
     try:
+        if not path.is_file():
+            raise ConfigError(f"There is no file {path}")
         if path.stat().st_size > LARGEST:
             raise ConfigError(f"{path} is too large to be a configuration", f"{path.stat().st_size:,} bytes")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
+    except (OSError, ValueError) as err:
         raise ConfigError(f"{path} cannot be read", str(err)) from err
 
 
@@ -114,8 +114,8 @@ def load(name: str) -> Profile:
     for profile, aliases in known.items():
         if name in aliases:
             return validate(FOLDER / f"{profile}.toml")
-    every = [*known, *(a for aliases in known.values() for a in aliases)]
-    raise ConfigError(f"There is no profile named {name!r}", todo=nearest(name, every))
+    called = [*known, *(a for aliases in known.values() for a in aliases)]
+    raise ConfigError(f"There is no profile named {check.shown(name)}", todo=nearest(name, called))
 
 
 def validate(path: Path) -> Profile:
