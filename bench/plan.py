@@ -264,8 +264,8 @@ def _device_cells(
         proxy = here.get(name) or here.get("onnxruntime")
         reason = f"no host for {profile.name}: its latency, memory and energy are not measured"
         remedy = f"run it on the device itself ({profile.title}), or reach one with --host once hosts over a network are supported"
-        if precision not in profile.precisions:
-            reason, remedy, proxy = f"{profile.name} has no {precision} support", "", None
+        if refusal := profile.refusal(name, precision):
+            reason, remedy, proxy = refusal, "", None
         if precision == "bf16":
             proxy = None
         scheme = "litert" if proxy and proxy.format == "tflite" else profile.int8_scheme

@@ -205,16 +205,21 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Fact:
-    """One published fact about a device, with its source."""
+    """One published fact about a device, with its source. ``note`` qualifies it, or says what another source has."""
 
     value: Any
     source: str
     confidence: str = "medium"
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is known of a target. ``facts`` are published numbers; ``host`` says how to reach it."""
+    """What is known of a target. ``facts`` are published numbers; ``host`` says how to reach it: an address, or its kind only.
+
+    ``unsupported`` says why it cannot do something: the keys are a precision, a runtime, ``RUNTIME-PRECISION`` or
+    ``RUNTIME-MAJOR_VERSION``.
+    """
 
     name: str
     title: str
@@ -228,6 +233,17 @@ class Profile:
     power_modes: tuple[Json, ...] = ()
     protocol: Protocol = field(default_factory=Protocol)
     notes: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    unsupported: dict[str, str] = field(default_factory=dict)
+
+    def refusal(self, runtime: str, precision: str, version: str = "") -> str:
+        """Why the device does not run a precision on a runtime (of that version, where it is known); empty when it does."""
+        keys = [f"{runtime}-{precision}", precision, runtime]
+        keys += [f"{runtime}-{version.partition('.')[0]}"] if version else []
+        for key in keys:
+            if key in self.unsupported:
+                return f"{self.name}: {self.unsupported[key]}"
+        return "" if precision in self.precisions else f"{self.name} has no {precision} support"
 
 
 @dataclass(frozen=True)

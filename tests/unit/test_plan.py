@@ -77,8 +77,17 @@ def test_a_device_that_is_not_here_is_skipped_with_what_to_do():
     assert (made.format, made.scheme) == ("onnx", "s8s8")  # accuracy with the target's own scheme
 
 
+def test_what_a_device_cannot_do_is_skipped_with_the_profiles_reason():
+    planned = _plan("jetson-nano")
+    device = [c for c in planned.cells if c.cell.host == "jetson-nano"]
+    int8 = [c for c in device if c.cell.precision == "int8"]
+    reason = planned.profile.unsupported["tensorrt-int8"]
+    assert int8 and all(reason in c.skip and not c.export and not c.remedy for c in int8)
+    assert all("no host" in c.skip for c in device if c.cell.precision == "fp32")
+
+
 def test_a_phone_uses_its_own_runtimes_scheme():
-    device = next(c for c in _plan("pixel").cells if c.cell.host == "pixel" and c.cell.precision == "int8")
+    device = next(c for c in _plan("pixel").cells if c.cell.host == "pixel-4" and c.cell.precision == "int8")
     assert _plan("pixel").export(device.export).scheme == "litert" and device.runtime_here == "litert"
 
 
