@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from bench.hosts.base import CommandFailed, Completed, HostTimeout
+from bench.hosts.base import MOST_BYTES, CommandFailed, Completed, HostTimeout, too_large
 from bench.types import Json
 
 
@@ -18,11 +18,13 @@ class LocalHost:
 
     name = "local"
 
-    def exec(self, argv: Sequence[str], timeout: float, check: bool = True) -> Completed:
+    def exec(
+        self, argv: Sequence[str], timeout: float, check: bool = True, stdin: bytes | None = None
+    ) -> Completed:
         """See :meth:`bench.hosts.base.Host.exec`."""
         try:
             done = subprocess.run(
-                list(argv), capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+                list(argv), input=stdin or b"", capture_output=True, timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise HostTimeout(
@@ -31,10 +33,12 @@ class LocalHost:
             ) from error
         except OSError as error:
             raise _not_started(argv[0], error) from error
-        if check and done.returncode:
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise CommandFailed(f"{argv[0]} ended with status {done.returncode}", found=last[0])
-        return Completed(done.returncode, done.stdout, done.stderr)
+        completed = Completed(
+            done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        )
+        if check:
+            completed.check(argv[0])
+        return completed
 
     def start(
         self, argv: Sequence[str], env: Mapping[str, str], stderr: IO[bytes]
@@ -56,9 +60,15 @@ class LocalHost:
         """Copy ``local`` to the path ``remote``."""
         _copy(local, Path(remote))
 
-    def get(self, remote: str, local: Path) -> None:
+    def get(self, remote: str, local: Path, most: int = MOST_BYTES) -> None:
         """Copy the path ``remote`` to ``local``."""
-        _copy(Path(remote), local)
+        source = Path(remote)
+        if source.is_file() and source.stat().st_size > most:
+            raise too_large(remote, source.stat().st_size, most)
+        _copy(source, local)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def facts(self) -> Json:
         """This machine's environment (:func:`bench.measure.environment.describe`)."""
