@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from bench import cli_explain, cli_info, cli_measure, cli_steps, cli_tune, errors
+from bench import cli_explain, cli_hosts, cli_info, cli_measure, cli_steps, cli_tune, errors
 from bench.errors import EdgefitError
 from bench.terminal import RUNS, console, open_run, print_json, say
 
@@ -275,8 +275,10 @@ def choose(
 
 for _command in (
     *cli_steps.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS, *cli_info.COMMANDS,
+    *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)
+cli.add_command(cli_hosts.hosts, "host")
 
 
 def main() -> None:
