@@ -5,6 +5,8 @@ Problems are collected and reported together; nothing is created on disk here.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from bench import plan as planning
 from bench import recipe as recipes
 from bench.errors import ConfigError, EdgefitError, MissingError, UsageError
 from bench.steps import DistillStep, TrainStep
-from bench.types import Json, digest
+from bench.types import Json, Notify, digest
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -28,6 +30,8 @@ class RunOptions:
     model: str = ""
     weights: str = ""
     host: str = "local"
+    power_mode: str = ""
+    lock_clocks: bool = False
     only: str = ""
     seed: int = 0
     sets: tuple[str, ...] = ()
@@ -61,7 +65,7 @@ class Prepared:
             self.options.sets,
         ]
         if self.there is not None:
-            changed.append(self.options.host)
+            changed += [self.options.host, self.options.power_mode, self.options.lock_clocks]
         places = [
             str(Path(p).resolve())
             for p in (spec.partition("folder:")[2], self.options.recipe)
@@ -91,7 +95,7 @@ def prepare(options: RunOptions) -> Prepared:
     if device is None:
         _some_runtime(planning.taking_part(recipe, facts), "this machine")
     there = _reach(device) if device else None
-    elsewhere = _elsewhere(there, recipe, profile) if there else None
+    elsewhere = _elsewhere(there, recipe, profile, options) if there else None
     plan = planning.make_plan(
         profile,
         recipe,
@@ -110,6 +114,11 @@ def _device(options: RunOptions) -> Any:
     """The device of ``--host``, by its name in the inventory or its address; None for this machine."""
     from bench.hosts import inventory
 
+    if options.host == "local" and (options.power_mode or options.lock_clocks):
+        raise UsageError(
+            "--power-mode and --lock-clocks are for a Jetson that is reached with --host",
+            todo="Set this machine up by hand: sudo nvpmodel -m MODE; sudo jetson_clocks",
+        )
     return None if options.host == "local" else inventory.device(options.host)
 
 
@@ -134,12 +143,14 @@ def _reach(device: Any) -> Any:
     return Machine.reach(workspace.open_workspace(device))
 
 
-def _elsewhere(there: Any, recipe: recipes.Recipe, profile: Any) -> planning.Elsewhere:
+def _elsewhere(there: Any, recipe: recipes.Recipe, profile: Any, options: RunOptions) -> planning.Elsewhere:
     from bench import runtimes
     from bench.measure import environment
 
     found = [_facts(there.runtime(name), None, there.environment) for name in runtimes.names()]
-    elsewhere = planning.Elsewhere(digest(environment.hardware(there.environment)), tuple(found))
+    mode = options.power_mode or there.environment["machine"]["power_mode"]
+    machine = digest([environment.hardware(there.environment), mode, options.lock_clocks])
+    elsewhere = planning.Elsewhere(machine, tuple(found))
     _some_runtime(elsewhere.taking_part(recipe, profile), there.name)
     return elsewhere
 
@@ -148,6 +159,21 @@ def _some_runtime(facts: tuple[planning.RuntimeFacts, ...], where: str) -> None:
     if all(f.missing for f in facts):
         reasons = "; ".join(f"{f.name}: {f.missing}" for f in facts)
         raise MissingError(f"No runtime is available on {where}", reasons, facts[0].remedy if facts else "")
+
+
+@contextlib.contextmanager
+def device_set_up(prepared: Prepared, notify: Notify) -> Iterator[Prepared]:
+    """The device of ``--host`` in the power mode and with the clocks asked for; afterwards as it was before."""
+    from bench.hosts import jetson
+
+    there, options = prepared.there, prepared.options
+    if there is None:
+        yield prepared
+        return
+    with jetson.settings(there.workspace, there.seen, options.power_mode, options.lock_clocks, notify):
+        if options.power_mode or options.lock_clocks:
+            there.look_again()
+        yield replace(prepared, environment=there.environment)
 
 
 def _is_place(name: str) -> bool:

@@ -15,6 +15,8 @@ from typing import Any, Dict, Iterable, List
 Json = Dict[str, Any]
 MOST_FILES = 4096
 MOST_TEXT = 65536
+OVERLAY = os.environ.get("EDGEFIT_OVERLAY", "")
+"""A folder whose files are read in place of the machine's own: a test's stand-in for a board."""
 
 
 def own(packages: Iterable[str]) -> Json:
@@ -45,13 +47,19 @@ def texts(patterns: Iterable[str]) -> Dict[str, str]:
     """The text of the files that match (paths without the leading ``/``); what cannot be read is left out."""
     found: Dict[str, str] = {}
     for pattern in patterns:
-        for path in sorted(glob.glob("/" + pattern)):
-            if len(found) >= MOST_FILES:
-                return found
-            text = text_of(path)
-            if text is not None:
-                found[path[1:]] = text
+        for root in [r for r in (OVERLAY, "/") if r]:
+            for path in sorted(glob.glob(os.path.join(root, pattern))):
+                name = os.path.relpath(path, root)
+                text = text_of(path) if name not in found else None
+                if text is not None and len(found) < MOST_FILES:
+                    found[name] = text
     return found
+
+
+def placed(name: str) -> str:
+    """Where a file of the machine is (its path without the leading ``/``)."""
+    laid = os.path.join(OVERLAY, name)
+    return laid if OVERLAY and os.path.exists(laid) else "/" + name
 
 
 def text_of(path: str) -> Any:

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from .look import text_of
+from .look import placed, text_of
 
 Json = Dict[str, Any]
 PATIENCE = 2.0
@@ -58,7 +58,7 @@ class Sensor:
 
     def _take(self, line: Optional[str] = None) -> None:
         if len(self.rows) < MOST_ROWS:
-            said = line if line is not None else {f: text_of("/" + f) for f in self.files}
+            said = line if line is not None else {f: text_of(placed(f)) for f in self.files}
             self.rows.append([time.monotonic(), said])
 
     def _poll(self) -> Callable[[], None]:

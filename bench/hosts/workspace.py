@@ -105,10 +105,11 @@ class Workspace:
             ) from error
         path = str(PurePosixPath(self.folder, f"agent-{hashlib.sha256(data).hexdigest()[:16]}", AGENT))
         if not there:
-            self._put_bytes(data, path)
+            self.put_bytes(data, path)
         self._agent = path
 
-    def _put_bytes(self, data: bytes, remote: str) -> None:
+    def put_bytes(self, data: bytes, remote: str) -> None:
+        """Write a small file on the host. Raises as :meth:`bench.hosts.base.Host.put`."""
         with tempfile.NamedTemporaryFile(prefix="edgefit-") as file:
             file.write(data)
             file.flush()
@@ -152,11 +153,11 @@ class Workspace:
             there = set(self.ask("have", {place: path.stat().st_size for place, path in missing.items()}))
             for place, path in missing.items():
                 if place not in there:
-                    self._patiently(lambda place=place, path=path: self.host.put(path, place))  # type: ignore[misc]
+                    self.patiently(lambda place=place, path=path: self.host.put(path, place))  # type: ignore[misc]
         self._sent.update(files)
         return places
 
-    def _patiently(self, work: Callable[[], Any], notify: Notify = lambda *_: None) -> Any:
+    def patiently(self, work: Callable[[], Any], notify: Notify = lambda *_: None) -> Any:
         """Do something over a line that may be cut: again, until it is done or the line stays away."""
         since: float | None = None
         for attempt in range(1 << 30):
@@ -188,7 +189,7 @@ class Workspace:
         folder = str(PurePosixPath(self.folder, "jobs", key))
         asked = {**job, "workspace": self.folder, "env": {**job["env"], "PYTHONPATH": self._agent}}
         state = {"offset": 0}
-        over = self._patiently(lambda: self._follow(folder, asked, state, notify), notify)
+        over = self.patiently(lambda: self._follow(folder, asked, state, notify), notify)
         self._fetch(folder, outdir, notify)
         if over["failed"]:
             runtime = job["job"]["runtime"]
@@ -236,7 +237,7 @@ class Workspace:
         """What the job left; only the files we know, none of them a link, all of them untrusted."""
         with tempfile.TemporaryDirectory(prefix="edgefit-") as temporary:
             packed = Path(temporary, PACKED)
-            self._patiently(lambda: self.host.get(str(PurePosixPath(folder, PACKED)), packed), notify)
+            self.patiently(lambda: self.host.get(str(PurePosixPath(folder, PACKED)), packed), notify)
             try:
                 with tarfile.open(packed) as tar:
                     for member in tar:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import WorkerError
+from bench.hosts import jetson
 from bench.hosts.captured import COUNTERS, laid_out
 from bench.hosts.workspace import Workspace, environment_of
 from bench.measure.disturbance import Disturbance, compare, snapshot
@@ -45,10 +46,11 @@ class Machine:
     @classmethod
     def reach(cls, workspace: Workspace) -> Machine:
         """Send the agent and look around. Raises as :meth:`bench.hosts.base.Host.exec`."""
-        local = [r for name in RUNTIMES if isinstance(r := get(name), LocalRuntime)]
-        distributions = dict.fromkeys([*PACKAGES, *(d for r in local for d in r.distributions)])
-        seen = workspace.look(tuple(distributions), [r.module for r in local], PROGRAMS)
-        return cls(workspace, seen, environment_of(seen))
+        return cls(workspace, *_seen(workspace))
+
+    def look_again(self) -> None:
+        """After something was changed there."""
+        self.seen, self.environment = _seen(self.workspace)
 
     @property
     def name(self) -> str:
@@ -64,6 +66,15 @@ class Machine:
     def runtime(self, name: str) -> RemoteRuntime:
         """A runtime there, by its name here."""
         return RemoteRuntime(get(name), self)
+
+
+def _seen(workspace: Workspace) -> tuple[Json, Json]:
+    local = [r for name in RUNTIMES if isinstance(r := get(name), LocalRuntime)]
+    distributions = dict.fromkeys([*PACKAGES, *(d for r in local for d in r.distributions)])
+    seen = workspace.look(tuple(distributions), [r.module for r in local], PROGRAMS)
+    environment = environment_of(seen)
+    board = jetson.describe(workspace.host, seen)
+    return seen, environment if board is None else environment | {"jetson": board}
 
 
 class RemoteRuntime:
