@@ -51,7 +51,7 @@ JETPACK = {
 
 _RELEASE = re.compile(r"# R([0-9]{1,3}) \(release\), REVISION: ([0-9]{1,3}(?:\.[0-9]{1,3}){0,2})((?:, .*)?)")
 _PAIR = re.compile(r"([A-Z_]+)(?:: ?|=)(.*)")
-_VERSION = re.compile(r"(?:nvidia-jetpack\s+)?'?([0-9]{1,3}(?:\.[0-9]{1,3}){1,3})([+-]b[0-9]{1,6})?'?\s*")
+_VERSION = re.compile(r"(?:nvidia-jetpack\s+)?'?([0-9]{1,3}(?:\.[0-9]{1,3}){1,3})([+-]b[0-9]{1,6})?'?")
 _MISSING = re.compile(r"dpkg-query: (no packages? found matching .*|package .* is not installed.*)")
 
 

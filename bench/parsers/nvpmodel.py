@@ -12,16 +12,14 @@ from typing import Any
 
 from bench.parsers.text import Text, whole
 
-_MODE = re.compile(r"(?:NVPM VERB: Current mode: )?NV Power Mode: ?(\S.*?)\s*")
-_FAN = re.compile(r"NV Fan Mode: ?(\S+)\s*")
-_PARAMETER = re.compile(
-    r"NVPM VERB: PARAM (\S+): ARG (\S+): PATH (\S+?):? REAL_VAL: (\S+) CONF_VAL: (\S+)\s*"
-)
+_MODE = re.compile(r"(?:NVPM VERB: Current mode: )?NV Power Mode: ?(.+)")
+_FAN = re.compile(r"NV Fan Mode: ?(\S+)")
+_PARAMETER = re.compile(r"NVPM VERB: PARAM (\S+): ARG (\S+): PATH (\S+?):? REAL_VAL: (\S+) CONF_VAL: (\S+)")
 _PROBLEM = re.compile(r"NVPM (?:ERROR|WARN): (.*)")
 _CHATTER = re.compile(r"NVPM VERB: (?:Config file: |parsing done for ).*")
-_HEAD = re.compile(r"(?:NVPM VERB: POWER_MODEL: |<\s*POWER_MODEL )ID=([0-9]{1,4}) NAME=([^\s>]+)\s*>?\s*")
-_DEFAULT = re.compile(r"<\s*PM_CONFIG DEFAULT=([0-9]{1,4})(?: [^>]*)?>\s*")
-_SECTION = re.compile(r"<[^<>]*>\s*")
+_HEAD = re.compile(r"(?:NVPM VERB: POWER_MODEL: |<\s*POWER_MODEL )ID=([0-9]{1,4}) NAME=([^\s>]+)\s*>?")
+_DEFAULT = re.compile(r"<\s*PM_CONFIG DEFAULT=([0-9]{1,4})(?: [^>]*)?>")
+_SECTION = re.compile(r"<[^<>]*>")
 _SETTING = re.compile(r"(\w+)\s+(\w+)\s+(-?\w+)\s*(?:#.*)?")
 _PATH = re.compile(r"\w+\s+/\S+\s*(?:#.*)?")
 
@@ -75,8 +73,8 @@ def parse_query(text: str) -> Query:
     parameters: list[Parameter] = []
     problems: list[str] = []
     after_mode = False
-    for line in source.lines:
-        number = whole(line.strip()) if after_mode else None
+    for line in map(str.strip, source.lines):
+        number = whole(line) if after_mode else None
         after_mode = False
         if number is not None:
             found["mode_id"] = number
