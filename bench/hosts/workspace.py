@@ -36,8 +36,10 @@ SILENCE = 15.0
 """Seconds without a sign of life after which a line counts as cut; the agent says something every two."""
 PATIENCE = 180.0
 """Seconds in which a line that was cut must come back."""
-RETRY = (0.2, 1.0, 3.0, 5.0)
+RETRY = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds between tries; the last is repeated."""
+LASTED = 20.0
+"""A line that held for so many seconds was there, and what comes next is another cut."""
 MOST_LINE = 1_000_000
 OUTPUTS = frozenset(("result.json", "observed.json", "samples.npy", "warmup.npy", "outputs.npy"))
 PACKED = "outputs.tar"
@@ -159,20 +161,20 @@ class Workspace:
 
     def patiently(self, work: Callable[[], Any], notify: Notify = lambda *_: None) -> Any:
         """Do something over a line that may be cut: again, until it is done or the line stays away."""
-        since: float | None = None
-        for attempt in range(1 << 30):
+        since, tries = time.monotonic(), 0
+        while True:
+            begun = time.monotonic()
             try:
                 return work()
             except (HostUnreachable, HostTimeout) as error:
                 now = time.monotonic()
-                since = now if since is None else since
+                if now - begun > LASTED:  # the line was there in between
+                    since, tries = now, 0
                 if now - since > self.patience:
                     raise
-                notify(
-                    "warning", {"text": f"the line to {self.host.name} was cut ({error.what}); trying again"}
-                )
-                time.sleep(RETRY[min(attempt, len(RETRY) - 1)])
-        return None
+                notify("warning", {"text": f"the line to {self.host.name} was cut ({error.what}); trying again"})
+                time.sleep(RETRY[min(tries, len(RETRY) - 1)])
+                tries += 1
 
     # --- jobs
 

@@ -47,6 +47,9 @@ class Replay:
 
     def window(self, source: EnergySource, begin: float, end: float) -> Reading:
         """What the source makes of the recording from one second to another."""
+        if not any(begin <= row[0] <= end for row in self._rows):
+            why = self._problem or "the sensor said nothing"
+            return no_reading(source, f"no sample: {why}", end - begin)
         self._next = 0
         # the window's first sample was taken just before it opened
         while self._next < len(self._rows) and self._rows[self._next][0] < begin:
