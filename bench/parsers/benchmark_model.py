@@ -40,7 +40,7 @@ _NOT_APPLIED = re.compile(
 _PARAMETER = re.compile(r"([A-Z#][^\[\]]{0,80}): \[(.*)\]")
 _FIELDS = Fields(
     ("model_mb", number, r"The input model file size \(MB\): (\S+)"),
-    ("session_ms", number, r"Initialized session in (\S+)ms\."),
+    ("session_ms", number, r"Initialized session in (\S+)ms\.?"),
     ("peak_mb", number, r"Overall peak memory footprint \(MB\) via periodic monitoring: (\S+)"),
     ("graph", str, r"Loaded model (.+)"),
 )
