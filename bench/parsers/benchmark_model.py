@@ -28,7 +28,7 @@ _OLD_TIMINGS = re.compile(
 _FOOTPRINT = re.compile(r"Memory footprint delta from the start of the tool \(MB\): init=(\S+) overall=(\S+)")
 _REPLACED = re.compile(
     r"Replacing ([0-9]{1,7})(?: out of ([0-9]{1,7}))? node\(s\) with delegate \((.*?)\)(?: node)?"
-    r"(?:, yielding ([0-9]{1,7}) partitions(?: for (.*))?)?\.?"
+    r"(?:, yielding ([0-9]{1,7}) partitions(?: for (.*?))?)?\.?"
 )
 _APPLIED = re.compile(
     r"Explicitly applied (.*) delegate, and the model graph will be (completely|partially) executed by the delegate"
@@ -46,7 +46,7 @@ _FIELDS = Fields(
 )
 _KNOWN = re.compile(
     r"STARTING!|Note: as the benchmark tool itself affects memory footprint.*|Initialized TensorFlow Lite runtime\."
-    r"|Created TensorFlow Lite .* delegate .*|(?:Saving|Saved) benchmark result to: .*|Memory status at the end of exeution:"
+    r"|Created TensorFlow Lite .*delegate .*|(?:Saving|Saved) benchmark result to: .*|Memory status at the end of exeution:"
     r"|[-+] (?:VmRSS|RssAnnon|RssFile \+ RssShmem) +: [0-9]+ MB|Duplicate flags: .*|=+"
 )
 
