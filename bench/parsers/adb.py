@@ -96,14 +96,13 @@ def parse_properties(text: str) -> Properties:
     source, values = Text(text), dict[str, str]()
     start: list[str] = []
     for line in source.lines:
-        whole = "\n".join([*start, line]) if start else line
         match = _PROPERTY.fullmatch(line)
         if match:
             for part in start:
                 source.left(part)
             values[match[1]], start = match[2], []
         elif start and line.endswith("]"):
-            name, _, value = whole.partition("]: [")
+            name, _, value = "\n".join([*start, line]).partition("]: [")
             values[name[1:]], start = value[:-1], []
         elif start or (line.startswith("[") and "]: [" in line):
             start.append(line)

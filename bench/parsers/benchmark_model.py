@@ -17,7 +17,7 @@ from bench.parsers.text import Fields, Text, number, whole
 
 _LOGCAT = re.compile(r"[0-9]{2}-[0-9]{2} [0-9:.]{8,20} +[0-9]+ +[0-9]+ ([VDIWEF]) [\w.]+ *: ?(.*)")
 _TAG = re.compile(r"(VERBOSE|INFO|WARNING|WARN|ERROR|FATAL): (?:\[[\w.]+:[0-9]+\] ?)?(.*)")
-_PAIR = re.compile(r"(\w+)=(\S+?)(?:\(all same\))?")
+_PAIR = re.compile(r"(\w+)=(\S+)")
 _PHASE = re.compile(r"Running benchmark for at least .*")
 _TIMINGS = re.compile(
     r"Inference timings in us: Init: (\S+), First inference: (\S+), Warmup \(avg\): (\S+), (?:Inference \(avg\)|no stats): (\S+)"
@@ -53,7 +53,7 @@ _KNOWN = re.compile(
 
 @dataclass(frozen=True)
 class Stats:
-    """One ``count=`` line, in microseconds; with one run there is only ``curr_us``."""
+    """One ``count=`` line, in microseconds; with one run, or when all took the same, there is only ``curr_us``."""
 
     count: int | None = None
     first_us: float | None = None
@@ -179,7 +179,7 @@ class _Log:
         return self.timings(message) or self.placement(message) or self.parameter(message)
 
     def statistics(self, message: str) -> bool:
-        pairs = [_PAIR.fullmatch(word) for word in message.split()]
+        pairs = [_PAIR.fullmatch(word) for word in message.replace("(all same)", "").split()]
         said = {pair[1]: pair[2] for pair in pairs if pair}
         keys = ("first", "curr", "min", "max", "avg", "std", "p5", "median", "p95")
         count = whole(said.get("count", ""))

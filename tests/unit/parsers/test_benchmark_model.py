@@ -64,6 +64,11 @@ def test_an_old_delegate_line_does_not_tell_the_total() -> None:
     assert run.delegations[0].fell_back is None
 
 
+def test_runs_that_all_took_the_same_have_one_number() -> None:
+    run = benchmark_model.parse("Running benchmark for at least 1 iterations\ncount=3 curr=57(all same)\n")
+    assert run.warmup == Stats(3, curr_us=57.0)
+
+
 def test_the_form_of_2019() -> None:
     run = _log("old_2019")
     assert (run.init_us, run.warmup_avg_us, run.inference_avg_us, run.first_inference_us) == (
