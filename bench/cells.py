@@ -24,7 +24,7 @@ from bench.measure.power import EnergySource, open_source
 from bench.measure.processes import measure_processes
 from bench.plan import Plan, PlannedCell
 from bench.preflight import Prepared
-from bench.runtimes.base import CellJob
+from bench.runtimes.base import CellJob, Runtime
 from bench.store import Run, no_space, write_atomic
 from bench.types import Artifact, Json, Notify, Protocol, Quantity, to_json
 
@@ -76,7 +76,7 @@ class CellMaker:
 
     def get_ready(self, upcoming: list[PlannedCell]) -> None:
         """Start what takes seconds to start while nothing is timed yet; ``upcoming`` are the cells to be timed."""
-        if not upcoming:
+        if not upcoming or self.prepared.there is not None:
             return
         slow = [c for c in upcoming if runtimes.get(c.runtime_here).slow_start]
         for slot in self._slots(slow)[: worker_room(self.prepared.environment)]:
@@ -167,7 +167,7 @@ class CellMaker:
             metrics |= shared.pop("quantities")
             return shared
         host = open_host("local")
-        runtime = runtimes.get(planned.runtime_here)
+        runtime = self._runtime(planned)
         export = self.run.done("artifact", planned.export)
         assert export is not None
         artifact = Artifact.from_json(export["artifact"])
@@ -185,13 +185,14 @@ class CellMaker:
             exact=_exact(planned),
         )
         slots, processes = self._slots(upcoming), self.plan.protocol.processes
+        here = not planned.skip and self.prepared.there is None
         result = measure_processes(
             runtime,
             job,
             host,
-            self._watch(slots if planned.skip else slots[1:]),
-            start=lambda i: None if planned.skip or i >= processes else self._worker(slots[i:]),
-            energy=None if planned.skip else self.energy(planned.device),
+            self._watch(slots[1:] if here else slots if planned.skip else []),
+            start=lambda i: None if not here or i >= processes else self._worker(slots[i:]),
+            energy=self.energy(planned.device) if here else None,
         )
         if result.status == "failed":
             return {"status": "failed", "reason": result.reason}
@@ -202,10 +203,18 @@ class CellMaker:
             record["samples"] = self.run.put(result.samples) if result.samples else None
         if not shared and result.outputs is not None:
             how = f", exact arithmetic, the target's scheme {artifact.scheme}" if job.exact else ""
-            shared = self._judge(result.outputs, labels, bounds, f"{runtime.name} on this machine{how}")
+            where = planned.cell.host if self.prepared.there else "this machine"
+            shared = self._judge(result.outputs, labels, bounds, f"{runtime.name} on {where}{how}")
         metrics |= shared.pop("quantities", {})
         self.run.clear_work(planned.key)
         return record | shared
+
+    def _runtime(self, planned: PlannedCell) -> Runtime:
+        """The runtime here, or on the device when that is where cells are measured."""
+        there = self.prepared.there
+        return (
+            there.runtime(planned.runtime_here) if there is not None else runtimes.get(planned.runtime_here)
+        )
 
     def _slots(self, upcoming: list[PlannedCell]) -> list[Slot]:
         """The processes still to be timed, in order."""

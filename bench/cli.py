@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from bench import cli_explain, cli_info, cli_measure, cli_profiles, cli_steps, cli_tune, errors
+from bench import cli_explain, cli_hosts, cli_info, cli_measure, cli_profiles, cli_steps, cli_tune, errors
 from bench.errors import EdgefitError
 from bench.terminal import RUNS, console, open_run, print_json, say
 
@@ -57,7 +57,18 @@ def cli(debug: bool) -> None:
     "--model", default="", help="The teacher: edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY."
 )
 @click.option("--weights", default="", help="Weights to start the teacher from (.safetensors, .pt).")
-@click.option("--host", default="local", show_default=True, help="Where the target is.")
+@click.option(
+    "--host",
+    default="local",
+    show_default=True,
+    help="Where the target is: local, a NAME of `bench hosts`, ssh://...",
+)
+@click.option(
+    "--power-mode", default="", metavar="MODE", help="Of a Jetson host, for this run: a name or number."
+)
+@click.option(
+    "--lock-clocks", is_flag=True, help="Hold a Jetson host's clocks at their highest for this run."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run's directory; default: runs/NAME.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 @click.option("--only", default="", metavar="GLOB", help="Measure only these variants (and the reference).")
@@ -91,7 +102,8 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
     with Run(path) as store, Progress(terminal, quiet=as_json) as progress:
         for warning in (*store.warnings, *_data_warnings(prepared)):
             progress("warning", {"text": warning})
-        outcome = pipeline.execute(prepared, store, progress)
+        with preflight.device_set_up(prepared, progress) as ready:
+            outcome = pipeline.execute(ready, store, progress)
     seconds = time.monotonic() - start
     data = read_run(path)
     if as_json:
@@ -275,9 +287,10 @@ def choose(
 
 for _command in (
     *cli_steps.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
-    *cli_profiles.COMMANDS, *cli_info.COMMANDS,
+    *cli_profiles.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)
+cli.add_command(cli_hosts.hosts, "host")
 
 
 def main() -> None:

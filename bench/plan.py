@@ -39,6 +39,39 @@ class RuntimeFacts:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A target reached over a network: what identifies its hardware, and its runtimes."""
+
+    machine: str
+    runtimes: tuple[RuntimeFacts, ...]
+
+    def taking_part(self, recipe: Recipe, profile: Profile) -> tuple[RuntimeFacts, ...]:
+        """Its runtimes that a recipe names, else those of its profile, in the order of the report."""
+        wanted = recipe.runtimes or profile.runtimes
+        return tuple(r for r in self.runtimes if r.name in wanted)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells are measured: what identifies the hardware, and the profile of a device that is not this machine."""
+
+    machine: str
+    profile: Profile | None = None
+
+    @property
+    def host(self) -> str:
+        """The name in cells."""
+        return self.profile.name if self.profile else "local"
+
+    def refusal(self, runtime: RuntimeFacts, precision: str) -> str:
+        """Why a precision is not run there; empty when it is."""
+        if runtime.missing:
+            return runtime.missing
+        known = self.profile.refusal(runtime.name, precision, runtime.version) if self.profile else ""
+        return known or runtime.refusal(precision)
+
+
+@dataclass(frozen=True)
 class PlannedVariant:
     variant: Variant
     key: str
@@ -104,6 +137,7 @@ def make_plan(
     runtimes: tuple[RuntimeFacts, ...],
     files: dict[str, str],
     only: str = "",
+    there: Elsewhere | None = None,
 ) -> Plan:
     """Lay out everything a run will make and measure.
 
@@ -113,6 +147,7 @@ def make_plan(
             that the recipe names, else for those of the profile ``local``; any may stand in for a device's.
         files: sha256 of every file the recipe names (weights, model code); part of the keys.
         only: a glob; other variants are made only where these need them, and not measured.
+        there: the target itself, when it is reached over a network: cells are then measured there, and only there.
 
     Raises:
         UsageError: ``only`` matches nothing.
@@ -125,10 +160,11 @@ def make_plan(
     by_name = {v.variant.name: v for v in variants}
     measured = [v for v in variants if v.measured]
     # a runtime's cells one after another: what is compared most is measured closest together
-    for runtime in taking_part(recipe, runtimes):
+    place = Place(machine) if there is None else Place(there.machine, profile)
+    for runtime in taking_part(recipe, runtimes) if there is None else there.taking_part(recipe, profile):
         for planned in measured:
-            cells += _local_cells(planned, runtime, protocol, by_name, exports, machine)
-    for planned in measured if profile.kind != "local" else ():
+            cells += _cells(planned, runtime, protocol, by_name, exports, place)
+    for planned in measured if profile.kind != "local" and there is None else ():
         cells += _device_cells(planned, profile, protocol, runtimes, by_name, exports)
     return Plan(
         profile, recipe, protocol, seed, data_digest, tuple(variants), tuple(exports.values()), tuple(cells)
@@ -212,23 +248,24 @@ def _add_export(
     return key
 
 
-def _local_cells(
+def _cells(
     planned: PlannedVariant,
     runtime: RuntimeFacts,
     protocol: Protocol,
     by_name: dict[str, PlannedVariant],
     exports: dict[str, PlannedExport],
-    machine: str,
+    place: Place,
 ) -> list[PlannedCell]:
     precision = planned.variant.precision
-    skip = runtime.missing or runtime.refusal(precision)
+    skip = place.refusal(runtime, precision)
     export = ""
     if not skip:
-        export = _add_export(planned, runtime.format, runtime.int8_scheme, by_name, exports, runtime.name)
+        timed = runtime.name if place.host == "local" else ""
+        export = _add_export(planned, runtime.format, runtime.int8_scheme, by_name, exports, timed)
     cells = []
     for batch in protocol.batches if not skip else protocol.batches[:1]:
         for threads in protocol.threads if not skip else protocol.threads[:1]:
-            cell = Cell(planned.variant.name, runtime.name, precision, batch, threads)
+            cell = Cell(planned.variant.name, runtime.name, precision, batch, threads, place.host)
             timing = replace(protocol, batches=(), threads=())
             key = digest(
                 [
@@ -238,7 +275,7 @@ def _local_cells(
                     timing,
                     runtime.version,
                     runtime.device,
-                    machine,
+                    place.machine,
                     skip,
                     HARNESS_VERSION,
                 ]
@@ -263,7 +300,9 @@ def _device_cells(
     for name in profile.runtimes:
         proxy = here.get(name) or here.get("onnxruntime")
         reason = f"no host for {profile.name}: its latency, memory and energy are not measured"
-        remedy = f"run it on the device itself ({profile.title}), or reach one with --host once hosts over a network are supported"
+        remedy = (
+            f"reach one with --host ssh://USER@ADDRESS, or run edgefit on the device itself ({profile.title})"
+        )
         if refusal := profile.refusal(name, precision):
             reason, remedy, proxy = refusal, "", None
         if precision == "bf16":

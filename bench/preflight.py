@@ -5,6 +5,8 @@ Problems are collected and reported together; nothing is created on disk here.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from bench import plan as planning
 from bench import recipe as recipes
 from bench.errors import ConfigError, EdgefitError, MissingError, UsageError
 from bench.steps import DistillStep, TrainStep
-from bench.types import Json, digest
+from bench.types import Json, Notify, digest
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -28,6 +30,8 @@ class RunOptions:
     model: str = ""
     weights: str = ""
     host: str = "local"
+    power_mode: str = ""
+    lock_clocks: bool = False
     only: str = ""
     seed: int = 0
     sets: tuple[str, ...] = ()
@@ -35,12 +39,17 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan with what it was made from. ``index`` is ``distill.data.DataIndex``."""
+    """A plan with what it was made from.
+
+    ``index`` is ``distill.data.DataIndex``; ``environment`` is of the machine that cells are measured on; ``there`` is the
+    :class:`bench.runtimes.remote.Machine` of ``--host``, or None.
+    """
 
     plan: planning.Plan
     index: Any
     environment: Json
     options: RunOptions
+    there: Any = None
 
     @property
     def name(self) -> str:
@@ -55,6 +64,8 @@ class Prepared:
             self.options.seed,
             self.options.sets,
         ]
+        if self.there is not None:
+            changed += [self.options.host, self.options.power_mode, self.options.lock_clocks]
         places = [
             str(Path(p).resolve())
             for p in (spec.partition("folder:")[2], self.options.recipe)
@@ -70,23 +81,21 @@ def prepare(options: RunOptions) -> Prepared:
     Raises:
         EdgefitError: with every problem found, not only the first.
     """
-    from bench.hosts import open_host
     from bench.measure import environment
-    from hardware_profiles import load as profiles
 
     problems: list[EdgefitError] = []
-    profile = _try(problems, lambda: profiles.load(options.profile))
+    device = _try(problems, lambda: _device(options))
+    profile = _try(problems, lambda: _profile(options, device))
     recipe = _try(problems, lambda: _recipe(options))
-    _try(problems, lambda: open_host(options.host))
     index: Any = _try(problems, lambda: _index(recipe, options)) if recipe else None
     if problems:
         raise _together(problems)
     machine = environment.describe()
     facts = probe_runtimes(machine)
-    here = planning.taking_part(recipe, facts)
-    if all(f.missing for f in here):
-        reasons = "; ".join(f"{f.name}: {f.missing}" for f in here)
-        raise MissingError("No runtime is available on this machine", reasons, here[0].remedy)
+    if device is None:
+        _some_runtime(planning.taking_part(recipe, facts), "this machine")
+    there = _reach(device) if device else None
+    elsewhere = _elsewhere(there, recipe, profile, options) if there else None
     plan = planning.make_plan(
         profile,
         recipe,
@@ -96,8 +105,75 @@ def prepare(options: RunOptions) -> Prepared:
         runtimes=facts,
         files=_file_digests(recipe),
         only=options.only,
+        there=elsewhere,
     )
-    return Prepared(plan, index, machine, options)
+    return Prepared(plan, index, there.environment if there else machine, options, there)
+
+
+def _device(options: RunOptions) -> Any:
+    """The device of ``--host``, by its name in the inventory or its address; None for this machine."""
+    from bench.hosts import inventory
+
+    if options.host == "local" and (options.power_mode or options.lock_clocks):
+        raise UsageError(
+            "--power-mode and --lock-clocks are for a Jetson that is reached with --host",
+            todo="Set this machine up by hand: sudo nvpmodel -m MODE; sudo jetson_clocks",
+        )
+    return None if options.host == "local" else inventory.device(options.host)
+
+
+def _profile(options: RunOptions, device: Any) -> Any:
+    """The profile asked for, else the device's own; a device without one is described by what it says of itself."""
+    from hardware_profiles import load as profiles
+
+    name = options.profile
+    if device is None or name != "local":
+        return profiles.load(name)
+    if device.profile:
+        return profiles.load(device.profile)
+    label = device.name or device.address.rpartition("@")[2].rpartition("//")[2]
+    safe = "".join(c if c.isalnum() or c in "-." else "-" for c in label)
+    return replace(profiles.LOCAL, name=safe, title=label, kind="device")
+
+
+def _reach(device: Any) -> Any:
+    from bench.hosts import workspace
+    from bench.runtimes.remote import Machine
+
+    return Machine.reach(workspace.open_workspace(device))
+
+
+def _elsewhere(there: Any, recipe: recipes.Recipe, profile: Any, options: RunOptions) -> planning.Elsewhere:
+    from bench import runtimes
+    from bench.measure import environment
+
+    found = [_facts(there.runtime(name), None, there.environment) for name in runtimes.names()]
+    mode = options.power_mode or there.environment["machine"]["power_mode"]
+    machine = digest([environment.hardware(there.environment), mode, options.lock_clocks])
+    elsewhere = planning.Elsewhere(machine, tuple(found))
+    _some_runtime(elsewhere.taking_part(recipe, profile), there.name)
+    return elsewhere
+
+
+def _some_runtime(facts: tuple[planning.RuntimeFacts, ...], where: str) -> None:
+    if all(f.missing for f in facts):
+        reasons = "; ".join(f"{f.name}: {f.missing}" for f in facts)
+        raise MissingError(f"No runtime is available on {where}", reasons, facts[0].remedy if facts else "")
+
+
+@contextlib.contextmanager
+def device_set_up(prepared: Prepared, notify: Notify) -> Iterator[Prepared]:
+    """The device of ``--host`` in the power mode and with the clocks asked for; afterwards as it was before."""
+    from bench.hosts import jetson
+
+    there, options = prepared.there, prepared.options
+    if there is None:
+        yield prepared
+        return
+    with jetson.settings(there.workspace, there.seen, options.power_mode, options.lock_clocks, notify):
+        if options.power_mode or options.lock_clocks:
+            there.look_again()
+        yield replace(prepared, environment=there.environment)
 
 
 def _is_place(name: str) -> bool:
@@ -197,23 +273,21 @@ def probe_runtimes(machine: Json) -> tuple[planning.RuntimeFacts, ...]:
     from bench.hosts import open_host
 
     host = open_host("local")
-    found = []
-    for name in runtimes.names():
-        runtime = runtimes.get(name)
-        probe = runtime.probe(host)
-        device = "cuda" if "cuda" in probe.devices else "cpu"
-        refusals = tuple((p, runtime.refuse(p, machine, device)) for p in PRECISIONS)
-        found.append(
-            planning.RuntimeFacts(
-                name=name,
-                format=runtime.format,
-                formats=runtime.formats,
-                version=probe.version,
-                int8_scheme=runtime.int8_scheme(machine),
-                device=device,
-                missing="" if probe.available else probe.reason,
-                remedy=probe.remedy,
-                refusals=tuple((p, r) for p, r in refusals if r),
-            )
-        )
-    return tuple(found)
+    return tuple(_facts(runtimes.get(name), host, machine) for name in runtimes.names())
+
+
+def _facts(runtime: Any, host: Any, machine: Json) -> planning.RuntimeFacts:
+    probe = runtime.probe(host)
+    device = "cuda" if "cuda" in probe.devices else "cpu"
+    refusals = tuple((p, runtime.refuse(p, machine, device)) for p in PRECISIONS)
+    return planning.RuntimeFacts(
+        name=runtime.name,
+        format=runtime.format,
+        formats=runtime.formats,
+        version=probe.version,
+        int8_scheme=runtime.int8_scheme(machine),
+        device=device,
+        missing="" if probe.available else probe.reason,
+        remedy=probe.remedy,
+        refusals=tuple((p, r) for p, r in refusals if r),
+    )

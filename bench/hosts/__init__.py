@@ -5,22 +5,50 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, cast
 
-from bench.errors import UsageError
+from bench.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
 
-HOSTS = {"local": "bench.hosts.local:LocalHost"}
+HOSTS = {"local": "bench.hosts.local:LocalHost", "ssh": "bench.hosts.ssh:SshHost"}
+FORMS = {"local": "local", "ssh": "ssh://[USER@]HOST[:PORT]"}
+"""How the addresses of each scheme look."""
 
 
-def open_host(url: str) -> Host:
-    """The host at an address: ``local``. Nothing is contacted yet.
+def open_host(name: str) -> Host:
+    """The host at an address, or the one that the inventory has under that name. Nothing is contacted yet.
 
     Raises:
-        UsageError: an address of a kind that is not supported.
+        UsageError: an address of a kind that is not supported, or a name that nobody has.
     """
-    scheme, _, rest = url.partition("://")
-    if scheme not in HOSTS or rest:
-        raise UsageError(f"No such kind of host: {url!r}", todo="Supported: " + ", ".join(sorted(HOSTS)))
+    if name in HOSTS or "://" in name:
+        return open_address(name)
+    from bench.hosts.inventory import load
+
+    devices = load()
+    if name in devices:
+        return open_address(devices[name].address)
+    raise UsageError(f"No such host: {name!r}", todo=supported(name, devices))
+
+
+def open_address(address: str) -> Host:
+    """The host at an address; :func:`open_host` takes names as well.
+
+    Raises:
+        UsageError: an address of a kind that is not supported, or that makes no sense.
+    """
+    scheme, separator, rest = address.partition("://")
+    if scheme not in HOSTS or (scheme == "local") != (address == "local"):
+        raise UsageError(f"No such kind of host: {address.rpartition('@')[2]!r}", todo=supported())
     module, _, name = HOSTS[scheme].partition(":")
-    return cast("Host", getattr(importlib.import_module(module), name)())
+    kind = getattr(importlib.import_module(module), name)
+    return cast("Host", kind(rest) if separator else kind())
+
+
+def supported(name: str = "", devices: object = ()) -> str:
+    """The kinds of addresses, and the devices whose names are near ``name``."""
+    kinds = "Supported: " + ", ".join(FORMS.values())
+    known = list(cast("dict[str, object]", devices))
+    if not known:
+        return f"{kinds}; `bench hosts add NAME ADDRESS` gives one a name"
+    return f"{nearest(name, known)} {kinds}, or a name of `bench hosts list`"

@@ -1,4 +1,4 @@
-"""What a host is: a place where commands run and files go, and the three ways it can let us down."""
+"""What a host is: a place where commands run and files go, and the four ways it can let us down."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from bench.types import Json
 
 class HostUnreachable(EdgefitError):
     """The device cannot be reached: switched off, unplugged, wrong address. Nothing ran."""
+
+    exit_code = EXIT_MISSING
+
+
+class HostRefused(EdgefitError):
+    """The device answers, but does not let us in: a key, a password, an unknown or a changed host key, a phone's question."""
 
     exit_code = EXIT_MISSING
 
@@ -38,19 +44,41 @@ class Completed:
     stdout: str
     stderr: str
 
+    def check(self, program: str) -> None:
+        """Raises CommandFailed, with its last words, when the status is not 0."""
+        if self.returncode:
+            last = self.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise CommandFailed(f"{program} ended with status {self.returncode}", found=last[0])
+
+
+MOST_BYTES = 256_000_000
+"""The largest file that is taken from a host: what a device sends is not trusted."""
+
+
+def too_large(remote: str, size: int, most: int) -> CommandFailed:
+    """The error for a file that is not taken from a host."""
+    return CommandFailed(f"{remote} is not taken: it is larger than {most} bytes", found=f"{size} bytes")
+
 
 class Host(Protocol):
-    """Where things run. Implementations hold no connection until the first call."""
+    """Where things run. Implementations hold no connection until the first call.
+
+    A path on another machine that does not begin with ``/`` is below the folder that a command starts in (over ssh: the
+    home folder). Arguments, paths and names never become shell text unquoted.
+    """
 
     @property
     def name(self) -> str:
-        """The name that cells carry: ``local``, or an address."""
+        """What messages call it: ``local``, or an address."""
 
-    def exec(self, argv: Sequence[str], timeout: float, check: bool = True) -> Completed:
-        """Run a command to its end, at most ``timeout`` seconds.
+    def exec(
+        self, argv: Sequence[str], timeout: float, check: bool = True, stdin: bytes | None = None
+    ) -> Completed:
+        """Run a command to its end, at most ``timeout`` seconds, with ``stdin`` as its input (else none).
 
         Raises:
-            HostUnreachable: the command could not be started because the host is not there.
+            HostUnreachable: the host is not there, or the line was cut: the command may or may not have run.
+            HostRefused: it is there, but does not let us in: a key, a password, an unknown or a changed host key.
             CommandFailed: the program is not found, or it ends with a status other than 0 while ``check``.
             HostTimeout: it did not end in time (it is killed).
         """
@@ -60,14 +88,21 @@ class Host(Protocol):
     ) -> subprocess.Popen[bytes]:
         """Start a long-lived command with pipes for stdin and stdout, in its own process group.
 
-        ``env`` is added to the host's own environment; the command's messages go to ``stderr``. Raises HostUnreachable or CommandFailed.
+        ``env`` is added to the host's own environment; the command's messages go to ``stderr``. Ending the process cuts
+        the line to a command elsewhere. Raises HostUnreachable or CommandFailed.
         """
 
     def put(self, local: Path, remote: str) -> None:
-        """Copy a file to the host. Raises HostUnreachable or CommandFailed."""
+        """Copy a file to the host; it appears under its name only when it is whole. An upload that was cut goes on.
 
-    def get(self, remote: str, local: Path) -> None:
-        """Copy a file from the host. Raises HostUnreachable or CommandFailed."""
+        Raises HostUnreachable, HostRefused, CommandFailed or HostTimeout.
+        """
+
+    def get(self, remote: str, local: Path, most: int = MOST_BYTES) -> None:
+        """Copy a file from the host; one of more than ``most`` bytes is a CommandFailed. Raises as :meth:`put` does."""
 
     def facts(self) -> Json:
-        """What is known of the machine (``bench.measure.environment.describe`` for the local one)."""
+        """What is known of the machine (:func:`bench.measure.environment.describe`)."""
+
+    def close(self) -> None:
+        """End what is open to the host. Harmless twice."""

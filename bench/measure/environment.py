@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+from bench.agent import look
 from bench.measure import gpu, system
 from bench.measure.system import ROOT, cpu_quota, cpuinfo, number, read, undervoltage
 from bench.types import Json
@@ -69,7 +67,7 @@ PACKAGES = (
 )
 
 
-def describe(folder: Path | None = None, root: Path = ROOT) -> Json:
+def describe(folder: Path | None = None, root: Path = ROOT, own: Json | None = None) -> Json:
     """What is recorded with every measurement.
 
     Keys: ``cpu`` (model, arch, cores, physical_cores, smt, features, driver, governor, turbo, mhz,
@@ -78,19 +76,19 @@ def describe(folder: Path | None = None, root: Path = ROOT) -> Json:
     ``temperatures_c`` (zone -> value), ``load`` (1, 5, 15 minutes), ``os``, ``python``, ``packages``
     (name -> version), ``gpus`` (list, see :meth:`bench.measure.gpu.Nvml.describe`) or
     ``gpus_reason``, ``git`` (commit, dirty) of ``folder`` (default: the current one) or None. What
-    cannot be read is None. ``root`` is where /proc, /sys and /etc are.
+    cannot be read is None. ``root`` is where /proc, /sys and /etc are. Of a machine elsewhere, ``own`` is what
+    :func:`bench.agent.look.own` said there, and ``root`` holds the files that were read there.
     """
-    gpus, reason = gpu.describe()
+    gpus, reason = gpu.describe() if own is None else ([], "GPUs are not read over a network")
+    own = look.own(PACKAGES) if own is None else own
     text = read(root / "proc/cpuinfo")
     found: Json = {
-        "cpu": _cpu(root, text),
+        "cpu": _cpu(root, text, own),
         "memory": _memory(root),
         "machine": _machine(root, text),
         "temperatures_c": system.temperatures(root),
         "load": _load(root),
-        "os": {"system": platform.system(), "release": platform.release(), "name": _os_name()},
-        "python": platform.python_version(),
-        "packages": _packages(),
+        **{key: own[key] for key in ("os", "python", "packages")},
         "gpus": gpus,
         "git": _git(folder or Path.cwd()),
     }
@@ -106,7 +104,7 @@ def hardware(environment: Json) -> Json:
     return {key: cpu.get(key) for key in ("model", "arch", "cores", "features")} | {"gpus": gpus}
 
 
-def _cpu(root: Path, text: str) -> Json:
+def _cpu(root: Path, text: str, own: Json) -> Json:
     fields = cpuinfo(text)
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     folders = system.cpu_folders(root)
@@ -115,11 +113,10 @@ def _cpu(root: Path, text: str) -> Json:
     drivers = {read(f / "cpufreq/scaling_driver") for f in folders} - {""}
     governors = {read(f / "cpufreq/scaling_governor") for f in folders} - {""}
     siblings = {read(f / "topology/thread_siblings_list") for f in folders} - {""}
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return {
-        "model": _cpu_model(fields),
-        "arch": platform.machine(),
-        "cores": len(allowed),
+        "model": _cpu_model(fields, own["processor"]),
+        "arch": own["arch"],
+        "cores": own["cores"],
         "physical_cores": len(siblings) or None,
         "smt": {"1": True, "0": False}.get(read(root / system.CPUS / "smt/active")),
         "features": [f for f in FEATURES if f in flags],
@@ -134,10 +131,10 @@ def _cpu(root: Path, text: str) -> Json:
     }
 
 
-def _cpu_model(fields: dict[str, str]) -> str | None:
+def _cpu_model(fields: dict[str, str], processor: str) -> str | None:
     """ARM kernels give numbers instead of a name (MIDR_EL1: implementer and part)."""
     arm = " ".join(fields[k] for k in ("CPU implementer", "CPU part") if k in fields)
-    named = fields.get("model name") or fields.get("Model") or platform.processor()
+    named = fields.get("model name") or fields.get("Model") or processor
     return named or (f"ARM {arm}" if arm else None)
 
 
@@ -201,23 +198,6 @@ def _load(root: Path) -> list[float] | None:
     found = [number(value) for value in read(root / "proc/loadavg").split()[:3]]
     loads = [round(value, 2) for value in found if value is not None]
     return loads if len(loads) == 3 else None
-
-
-def _os_name() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
-    except OSError:
-        return platform.platform(terse=True)
-
-
-def _packages() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _git(folder: Path) -> Json | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.measure.disturbance import Disturbance, Snapshot, compare, snapshot
@@ -26,6 +27,17 @@ PARTS = {
 """Where a phase begins, the part of the work that has just ended: its memory counts there."""
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What was seen around a worker: peak memory of each part in KiB, energy, disturbances, memory of its GPU in MB."""
+
+    peaks: dict[str, int]
+    window: Window | None = None
+    disturbance: Disturbance | None = None
+    device_mb: float | None = None
+    no_energy: str = ""
+
+
 class Listener:
     """Follows one worker: memory, energy and disturbances around its phases; progress is passed on."""
 
@@ -45,6 +57,10 @@ class Listener:
             self._memory(event["name"], event.get("pss_kb"))
             self._instruments(event["name"])
         self.notify(event["event"], {k: v for k, v in event.items() if k != "event"})
+
+    def observed(self) -> Observed:
+        """What was found, once the worker is done."""
+        return Observed(self.sampler.peaks, self.window, self.disturbance, self.device_mb)
 
     def wait(self) -> None:
         """Read the idle power while the worker waits for its job: then nothing comes between warm-up and steady state."""

@@ -18,7 +18,8 @@ from bench.types import Json, Notify, Quantity, to_json
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
-    from bench.measure.power import EnergySource, Window
+    from bench.measure.power import EnergySource
+    from bench.runtimes.listener import Observed
 
 VNNI = ("avx512_vnni", "avx_vnni")
 
@@ -80,42 +81,47 @@ class LocalRuntime(abc.ABC):
         if energy is not None and job.device not in energy.devices:
             energy = None
         raw, listener, seconds = run_cell(job, self.name, host, notify, worker, energy)
+        return worker_result(raw, job, listener.observed(), seconds)
 
-        def array(key: str) -> Path | None:
-            return job.outdir / raw[key] if raw.get(key) else None
 
-        samples = array("samples")
-        metrics = all_missing(raw["reason"] or "not measured")
-        metrics.update(
-            load_ms=once_ms(raw.get("load_seconds"), "load"),
-            first_call_ms=once_ms(raw.get("first_call_seconds"), "first call"),
-            size_bytes=_size(job),
-        )
-        if samples is not None:
-            metrics.update(_timed(samples, job, listener.window))
-            metrics["memory_mb"] = above_baseline(listener.sampler.peak_kb, raw.get("baseline_kb"))
-            allocated = raw["runtime"].get("device_memory_mb")
-            metrics["device_memory_mb"] = device_memory(job.device, listener.device_mb, allocated)
-        return WorkerResult(
-            status=raw["status"],
-            reason=raw["reason"],
-            metrics={name: metrics[name] for name in METRICS},
-            samples=samples,
-            warmup=array("warmup"),
-            outputs=array("outputs"),
-            stopped=raw["stopped"],
-            seconds={**raw["seconds"], **seconds},
-            runtime={
-                **raw["runtime"],
-                "baseline_kb": raw.get("baseline_kb"),
-                "predict_batch": raw.get("predict_batch"),
-                "energy": listener.window.to_json() if listener.window else None,
-                "disturbance": to_json(listener.disturbance),
-                "memory_parts_mb": to_json(parts_mb(listener.sampler.peaks, raw.get("baseline_kb"))),
-            },
-            notes=tuple(raw["notes"]),
-            window=listener.window,
-        )
+def worker_result(raw: Json, job: CellJob, seen: Observed, seconds: dict[str, float]) -> WorkerResult:
+    """What a worker measured (its ``result.json``) and what was seen around it, as quantities."""
+
+    def array(key: str) -> Path | None:
+        return job.outdir / raw[key] if raw.get(key) else None
+
+    samples = array("samples")
+    metrics = all_missing(raw["reason"] or "not measured")
+    metrics.update(
+        load_ms=once_ms(raw.get("load_seconds"), "load"),
+        first_call_ms=once_ms(raw.get("first_call_seconds"), "first call"),
+        size_bytes=_size(job),
+    )
+    if samples is not None:
+        metrics.update(_timed(samples, job, seen))
+        metrics["memory_mb"] = above_baseline(max(seen.peaks.values(), default=None), raw.get("baseline_kb"))
+        allocated = raw["runtime"].get("device_memory_mb")
+        metrics["device_memory_mb"] = device_memory(job.device, seen.device_mb, allocated)
+    return WorkerResult(
+        status=raw["status"],
+        reason=raw["reason"],
+        metrics={name: metrics[name] for name in METRICS},
+        samples=samples,
+        warmup=array("warmup"),
+        outputs=array("outputs"),
+        stopped=raw["stopped"],
+        seconds={**raw["seconds"], **seconds},
+        runtime={
+            **raw["runtime"],
+            "baseline_kb": raw.get("baseline_kb"),
+            "predict_batch": raw.get("predict_batch"),
+            "energy": seen.window.to_json() if seen.window else None,
+            "disturbance": to_json(seen.disturbance),
+            "memory_parts_mb": to_json(parts_mb(seen.peaks, raw.get("baseline_kb"))),
+        },
+        notes=tuple(raw["notes"]),
+        window=seen.window,
+    )
 
 
 def _size(job: CellJob) -> Quantity:
@@ -127,15 +133,15 @@ def _size(job: CellJob) -> Quantity:
     return Quantity(size, "bytes", size, size, 1, "measured", f"size of the artifact's {what} as shipped")
 
 
-def _timed(samples: Path, job: CellJob, window: Window | None) -> dict[str, Quantity]:
+def _timed(samples: Path, job: CellJob, seen: Observed) -> dict[str, Quantity]:
     import numpy as np
 
     values = np.load(samples, allow_pickle=False)
     found = latency(values, job.batch)
-    if window is not None:
-        found["energy_mj"] = per_image([window], [len(values) * job.batch])
+    if seen.window is not None:
+        found["energy_mj"] = per_image([seen.window], [len(values) * job.batch])
     else:
-        reason = f"no energy source that counts {job.device} was given"
+        reason = seen.no_energy or f"no energy source that counts {job.device} was given"
         found["energy_mj"] = Quantity.missing(reason, UNITS["energy_mj"])
     return found
 

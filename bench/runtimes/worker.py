@@ -45,8 +45,15 @@ def environment(threads: int, cpus: tuple[int, ...] = ()) -> dict[str, str]:
     root = str(Path(bench.__file__).parent.parent)
     inherited = os.environ.get("PYTHONPATH", "")
     return {
-        **{name: str(threads) for name in THREAD_VARIABLES},
+        **agent_environment(threads, cpus),
         "PYTHONPATH": root + (os.pathsep + inherited if inherited else ""),
+    }
+
+
+def agent_environment(threads: int, cpus: tuple[int, ...] = ()) -> dict[str, str]:
+    """The part of it that is the same on any machine."""
+    return {
+        **{name: str(threads) for name in THREAD_VARIABLES},
         "PYTHONSAFEPATH": "1",  # a torch.py in the person's folder is not torch
         "PYTHONFAULTHANDLER": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -257,11 +264,12 @@ def run_cell(
             process.run(job_json(job, runtime, energy), job.protocol.timeout_seconds, listener)
         finally:
             listener.close()
-        result = _read_result(job.outdir / "result.json", runtime)
+        result = read_result(job.outdir / "result.json", runtime)
     return result, listener, {"start": started, "total": time.perf_counter() - begin}
 
 
-def _read_result(path: Path, runtime: str) -> Json:
+def read_result(path: Path, runtime: str) -> Json:
+    """A worker's ``result.json``. Raises WorkerError when there is none, or it is no result."""
     try:
         result: Json = json.loads(path.read_text())
         result["status"], result["reason"]

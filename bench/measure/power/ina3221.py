@@ -91,6 +91,11 @@ class Ina3221(Sampled):
         self._rails, self.mode = [found[name] for name in names], layout
         self.method = f"INA3221 ({layout}), sampled ten times a second and integrated"
 
+    def files(self) -> tuple[Path, ...]:
+        """What is read at each sample."""
+        self.prepare()
+        return tuple(file for rail in self._rails for file in rail.files)
+
     def watts(self, said: str) -> float:
         if not self._rails:
             raise NoAnswer(self._problem or "no rail was found")

@@ -136,6 +136,11 @@ class Rapl:
         count = len(self._zones[0])
         self.covers = "CPU package" if count == 1 else f"{count} CPU packages"
 
+    def files(self) -> tuple[Path, ...]:
+        """What is read at each look."""
+        self.prepare()
+        return tuple(zone.file for kind in self._zones or () for zone in kind)
+
     def start(self) -> None:
         self._problem, self._counters = "", []
         self.prepare()

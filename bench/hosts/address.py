@@ -1,0 +1,79 @@
+"""Addresses of hosts over ssh, checked strictly: what is not plainly a user, a host and a port is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from bench.errors import UsageError
+
+FORM = "ssh://[USER@]HOST[:PORT]"
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """Whom to log in as (empty: as the client's configuration says), where, and at which port (None: likewise)."""
+
+    host: str
+    user: str = ""
+    port: int | None = None
+
+    @property
+    def destination(self) -> str:
+        """What the ssh client is given: ``user@host``."""
+        return f"{self.user}@{self.host}" if self.user else self.host
+
+    def __str__(self) -> str:
+        user = f"{self.user}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ssh://{user}{host}" + (f":{self.port}" if self.port else "")
+
+
+def parse_ssh(rest: str) -> SshAddress:
+    """The address behind ``ssh://``.
+
+    Raises:
+        UsageError: a password, or anything that is no user name, host name, IP address (IPv6 in brackets) or port.
+    """
+    user, at, place = rest.rpartition("@")
+    if ":" in user:
+        # the address is not repeated: it holds a secret
+        raise UsageError(
+            "An address must not hold a password",
+            todo="Use a key: ssh-copy-id USER@HOST, then ssh://USER@HOST",
+        )
+    if at and not _USER.fullmatch(user):
+        raise _wrong(rest, f"the user {user!r}")
+    host, port = _split(place)
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise _wrong(rest, f"the host {host!r}") from None
+    if "%" in host or not (":" in host or _HOST.fullmatch(host)):
+        raise _wrong(rest, f"the host {host!r}")
+    return SshAddress(host, user, _port(rest, port))
+
+
+def _split(place: str) -> tuple[str, str | None]:
+    """Host and port; the port is None where no colon is."""
+    if place.startswith("["):
+        host, _, tail = place[1:].partition("]")
+        return (host, tail[1:] if tail else None) if ":" in host and tail[:1] in ("", ":") else (place, None)
+    host, colon, port = place.partition(":")
+    return host, port if colon else None
+
+
+def _port(rest: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise _wrong(rest, f"the port {text!r}")
+    return int(text)
+
+
+def _wrong(rest: str, what: str) -> UsageError:
+    return UsageError(f"{f'ssh://{rest}'!r} is no address of a host", what, f"Give {FORM}")

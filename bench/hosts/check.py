@@ -1,0 +1,344 @@
+"""Is a device ready? Every step from its address to its power modes, each with what was found and what to do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from bench.errors import EdgefitError
+from bench.hosts import open_address
+from bench.hosts.base import CommandFailed, Host, HostRefused, HostUnreachable
+from bench.hosts.inventory import Device
+from bench.hosts.ssh_client import last_line
+from bench.types import Json, Notify, to_json
+
+State = Literal["ok", "warning", "failed", "skipped"]
+SECONDS = 20.0
+"""For one small command there."""
+NASTY = "a  b'\"$HOME`id`$(id)\\;&|<>*?~#!%s\n\té-"
+OLDEST = (3, 8)
+LEAST_MB = 1000
+PROBE_BYTES = 1_000_000
+OFFSET_SECONDS = 2.0
+PROBE = """
+import json, sys
+found = {"python": list(sys.version_info[:3]), "numpy": None, "packages": {}}
+try:
+    import numpy
+    found["numpy"] = numpy.__version__
+except Exception as err:
+    found["why"] = "%s: %s" % (type(err).__name__, err)
+try:
+    from importlib.metadata import version
+    for name in sys.argv[1:]:
+        try:
+            found["packages"][name] = version(name)
+        except Exception:
+            pass
+except ImportError:
+    pass
+print(json.dumps(found))
+"""
+ROOM = (
+    'mkdir -p -- "$1" && [ -d "$1" ] && : >"$1/.check" && rm -f -- "$1/.check" && df -Pk -- "$1" | tail -n 1'
+)
+TOOL = 'PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"; command -v "$1"'
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    todo: str = ""
+
+
+@dataclass
+class _Look:
+    """The device that is looked at, and what the steps leave for those that follow."""
+
+    device: Device
+    host: Host
+    settings: dict[str, str] = field(default_factory=dict)
+    python: Json = field(default_factory=dict)
+
+    @property
+    def local(self) -> bool:
+        return self.device.address == "local"
+
+
+def check(device: Device, notify: Notify) -> list[Step]:
+    """Look at a device step by step; ``notify("step", ...)`` follows each. After one that all need, the rest is skipped.
+
+    Leaves nothing there but an empty workspace.
+
+    Raises:
+        UsageError: an address that makes no sense.
+    """
+    steps = []
+    look = _Look(device, open_address(device.address))
+    try:
+        for step in _steps(look):
+            steps.append(step)
+            notify("step", to_json(step))
+    finally:
+        look.host.close()
+    return steps
+
+
+def _steps(look: _Look) -> Iterator[Step]:
+    """Every step in turn; one whose need failed, or that comes after the device was lost, is skipped."""
+    failed: list[str] = []
+    for name, (make, need) in STEPS.items():
+        missed = need if need in failed else ""
+        if missed:
+            failed.append(name)
+            yield Step(name, "skipped", f"needs {missed}")
+            continue
+        try:
+            found = make(look)
+        except EdgefitError as error:
+            found = [Step(name, "failed", _sentence(error), error.todo)]
+            if isinstance(error, (HostUnreachable, HostRefused)):
+                failed += ["login", "command", "python", "workspace"]
+        if any(step.state == "failed" for step in found):
+            failed.append(name)
+        # what a device says is not trusted with the terminal
+        yield from (
+            replace(s, found=last_line(s.found), todo=last_line(s.todo) if s.todo else "") for s in found
+        )
+
+
+def _sentence(error: EdgefitError) -> str:
+    return f"{error.what}: {error.found}" if error.found else error.what
+
+
+def _address(look: _Look) -> list[Step]:
+    if look.local:
+        return [Step("address", "ok", "this machine")]
+    client = getattr(look.host, "client", None)
+    if client is None:
+        return [Step("address", "ok", look.device.address)]
+    look.settings = client.settings()
+    get = look.settings.get
+    return [Step("address", "ok", f"{get('user')} at {get('hostname')}, port {get('port')}")]
+
+
+def _around(look: _Look) -> str:
+    """Why the network is not looked at from here; empty when it is."""
+    if not look.settings:
+        return "not over a network"
+    for key in ("proxyjump", "proxycommand"):
+        if look.settings.get(key, "none") != "none":
+            return f"reached through {look.settings[key]}"
+    return ""
+
+
+def _name(look: _Look) -> list[Step]:
+    if reason := _around(look):
+        return [Step("name", "skipped", reason)]
+    try:
+        found = socket.getaddrinfo(look.settings["hostname"], None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        todo = (
+            "Is the name right? Try the IP address; a name in .local needs mDNS on both sides (avahi-daemon)"
+        )
+        return [
+            Step("name", "failed", f"{look.settings['hostname']} does not resolve: {error.strerror}", todo)
+        ]
+    return [Step("name", "ok", ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found)))]
+
+
+def _port(look: _Look) -> list[Step]:
+    if reason := _around(look):
+        return [Step("port", "skipped", reason)]
+    place = (look.settings["hostname"], int(look.settings["port"]))
+    try:
+        with socket.create_connection(place, timeout=5) as line:
+            banner = last_line(line.recv(255).decode(errors="replace"))
+    except OSError as error:
+        todo = "Is it switched on, in this network, and does its ssh server run (sudo apt install openssh-server)?"
+        return [Step("port", "failed", f"no answer: {error.strerror or 'nothing within 5 s'}", todo)]
+    if not banner.startswith("SSH-"):
+        return [Step("port", "failed", f"no ssh server: {banner!r}", "Is the port right?")]
+    return [Step("port", "ok", banner)]
+
+
+def _login(look: _Look) -> list[Step]:
+    begin = time.monotonic()
+    look.host.exec(["true"], SECONDS)
+    what = "key and host key are accepted" if look.settings else "it answers"
+    return [Step("login", "ok", f"{what} ({time.monotonic() - begin:.1f} s)")]
+
+
+def _command(look: _Look) -> list[Step]:
+    begin = time.monotonic()
+    done = look.host.exec(["printf", "%s", NASTY], SECONDS)
+    took = time.monotonic() - begin
+    if done.stdout == NASTY:
+        return [Step("command", "ok", f"arguments arrive unharmed ({1000 * took:.0f} ms)")]
+    if done.stdout.endswith(NASTY):
+        noise = last_line(done.stdout.removesuffix(NASTY))
+        todo = "Let its .bashrc (or the like) print nothing in a shell that is not interactive"
+        return [Step("command", "failed", f"the login shell prints of its own: {noise}", todo)]
+    todo = "Give the user an ordinary login shell: chsh -s /bin/bash"
+    return [Step("command", "failed", f"arguments arrive changed: {last_line(done.stdout)}", todo)]
+
+
+def _python(look: _Look) -> list[Step]:
+    program = look.device.python
+    packages = [d for name in _runtime_names(look.device) for d in _distributions(name)]
+    done = look.host.exec([program, "-c", PROBE, *packages], 3 * SECONDS)
+    try:
+        look.python = dict(json.loads(done.stdout))
+        version = tuple(int(n) for n in look.python["python"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CommandFailed(f"{program} did not answer as a Python does", last_line(done.stdout)) from error
+    text = f"{program} is Python {'.'.join(map(str, version))}"
+    if version < OLDEST:
+        todo = "Install a newer one there, and name it: bench hosts add ... --python python3.8"
+        return [Step("python", "failed", f"{text}; 3.8 is needed", todo)]
+    return [Step("python", "ok", text)]
+
+
+def _numpy(look: _Look) -> list[Step]:
+    if version := look.python.get("numpy"):
+        return [Step("numpy", "ok", str(version))]
+    todo = f"On the device: {look.device.python} -m pip install numpy"
+    return [Step("numpy", "failed", last_line(str(look.python.get("why", ""))), todo)]
+
+
+def _runtime_names(device: Device) -> tuple[str, ...]:
+    from hardware_profiles import load
+
+    return load.load(device.profile).runtimes if device.profile else ()
+
+
+def _distributions(name: str) -> tuple[str, ...]:
+    from bench import runtimes
+
+    return tuple(getattr(runtimes.get(name), "distributions", ()))
+
+
+def _runtimes(look: _Look) -> list[Step]:
+    """One step for each runtime of the profile; a missing one is a failure only when there is no other."""
+    if not look.device.profile:
+        return [Step("runtimes", "skipped", "no profile", "Say what it is: bench hosts add ... --profile P")]
+    there: Json = look.python.get("packages", {})
+    names = _runtime_names(look.device)
+    found = {name: [f"{d} {there[d]}" for d in _distributions(name) if d in there] for name in names}
+    missing: State = "warning" if any(found.values()) else "failed"
+    return [
+        Step(name, "ok", ", ".join(versions))
+        if versions
+        else Step(name, missing, f"not there for {look.device.python}", _install(name))
+        for name, versions in found.items()
+    ]
+
+
+def _install(name: str) -> str:
+    from bench import runtimes
+
+    return f"On the device: {getattr(runtimes.get(name), 'remedy', '')}"
+
+
+def _workspace(look: _Look) -> list[Step]:
+    folder = _there(look.device.workspace)
+    done = look.host.exec(["sh", "-c", ROOM, "sh", folder], SECONDS, check=False)
+    if done.returncode:
+        todo = "Name a folder that its user may write to: bench hosts add ... --workspace FOLDER"
+        return [Step("workspace", "failed", f"{look.device.workspace}: {last_line(done.stderr)}", todo)]
+    words = done.stdout.split()
+    free = int(words[3]) // 1000 if len(words) > 3 and words[3].isdecimal() else None
+    if free is None:
+        return [
+            Step("workspace", "warning", f"{look.device.workspace} is writable; its free space is not known")
+        ]
+    text = f"{look.device.workspace} is writable, {free / 1000:.1f} GB free"
+    if free < LEAST_MB:
+        return [Step("workspace", "warning", text, "Make room: models and samples need up to 1 GB")]
+    return [Step("workspace", "ok", text)]
+
+
+def _there(path: str) -> str:
+    return path if path.startswith("/") else f"./{path}"
+
+
+def _transfer(look: _Look) -> list[Step]:
+    remote = f"{_there(look.device.workspace)}/check-{os.getpid()}"
+    with tempfile.TemporaryDirectory() as folder:
+        up, down = Path(folder, "up"), Path(folder, "down")
+        up.write_bytes(os.urandom(PROBE_BYTES))
+        try:
+            times = [time.monotonic()]
+            for copy in (lambda: look.host.put(up, remote), lambda: look.host.get(remote, down)):
+                copy()
+                times.append(time.monotonic())
+        finally:
+            look.host.exec(["rm", "-f", "--", remote], SECONDS, check=False)
+        same = up.read_bytes() == down.read_bytes()
+    if not same:
+        return [Step("transfer", "failed", "1 MB comes back changed", "Look at its storage and the line")]
+    rates = [PROBE_BYTES / 1e6 / max(b - a, 1e-6) for a, b in itertools.pairwise(times)]
+    return [
+        Step("transfer", "ok", f"1 MB there and back unharmed; {rates[0]:.1f} MB/s up, {rates[1]:.1f} down")
+    ]
+
+
+def _clock(look: _Look) -> list[Step]:
+    """Its clock against ours; half the round trip is the uncertainty."""
+    before = time.time()
+    done = look.host.exec([look.device.python, "-c", "import time; print(time.time())"], SECONDS)
+    after = time.time()
+    try:
+        offset = float(done.stdout) - (before + after) / 2
+    except ValueError as error:
+        raise CommandFailed("Its clock cannot be read", last_line(done.stdout)) from error
+    text = f"{offset:+.1f} s from ours (+-{(after - before) / 2:.1f} s)"
+    if abs(offset) > OFFSET_SECONDS + (after - before) / 2:
+        return [Step("clock", "warning", text, "On the device: sudo timedatectl set-ntp true")]
+    return [Step("clock", "ok", text)]
+
+
+def _jetson(look: _Look) -> list[Step]:
+    """NVIDIA's tools for power modes, clocks and rails, and whether we may use them."""
+    if not look.device.profile.startswith("jetson"):
+        return []
+    steps = []
+    for tool in ("nvpmodel", "jetson_clocks", "tegrastats"):
+        done = look.host.exec(["sh", "-c", TOOL, "sh", tool], SECONDS, check=False)
+        todo = "It comes with JetPack: is this a Jetson, and its system complete?"
+        path = last_line(done.stdout)
+        steps.append(Step(tool, "warning", "not found", todo) if done.returncode else Step(tool, "ok", path))
+    may = look.host.exec(["sh", "-c", '[ "$(id -u)" = 0 ] || sudo -n true'], SECONDS, check=False)
+    if may.returncode:
+        todo = "Power modes and fixed clocks need it: allow nvpmodel and jetson_clocks in /etc/sudoers.d (NOPASSWD)"
+        return [*steps, Step("sudo", "warning", "asks for a password", todo)]
+    return [*steps, Step("sudo", "ok", "without a password")]
+
+
+STEPS: dict[str, tuple[Callable[[_Look], list[Step]], str]] = {
+    "address": (_address, ""),
+    "name": (_name, "address"),
+    "port": (_port, "name"),
+    "login": (_login, "port"),
+    "command": (_command, "login"),
+    "python": (_python, "command"),
+    "numpy": (_numpy, "python"),
+    "runtimes": (_runtimes, "python"),
+    "workspace": (_workspace, "command"),
+    "transfer": (_transfer, "workspace"),
+    "clock": (_clock, "python"),
+    "power": (_jetson, "command"),
+}
+"""The steps in their order, each with the one that it needs."""
