@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -68,9 +69,16 @@ def fixture(tool: str, name: str) -> str:
     return (FIXTURES / tool / f"{name}.txt").read_text()
 
 
+@functools.cache
 def fixtures(tool: str) -> list[str]:
     """All texts of a tool, in a fixed order."""
     return [path.read_text() for path in sorted((FIXTURES / tool).glob("*.txt"))]
+
+
+@functools.cache
+def _word(tool: str) -> st.SearchStrategy[str]:
+    words = sorted({word for text in fixtures(tool) for word in text.split(" ")})
+    return st.one_of(st.sampled_from(words), st.sampled_from(NASTY[:-1]), st.text(max_size=8))
 
 
 @st.composite
@@ -91,9 +99,7 @@ def mutated(draw: st.DrawFn, tool: str) -> str:
 @st.composite
 def shuffled(draw: st.DrawFn, tool: str) -> str:
     """Lines of a tool's own words in any order, with arbitrary text in between."""
-    words = sorted({word for text in fixtures(tool) for word in text.split(" ")})
-    word = st.one_of(st.sampled_from(words), st.sampled_from(NASTY[:-1]), st.text(max_size=8))
-    lines = draw(st.lists(st.lists(word, max_size=8), max_size=8))
+    lines = draw(st.lists(st.lists(_word(tool), max_size=8), max_size=8))
     return "\n".join(" ".join(line) for line in lines)
 
 
