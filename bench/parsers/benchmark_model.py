@@ -16,6 +16,7 @@ from bench.parsers.op_profile import Profile, ProfileReader
 from bench.parsers.text import Fields, Text, number, whole
 
 _LOGCAT = re.compile(r"[0-9]{2}-[0-9]{2} [0-9:.]{8,20} +[0-9]+ +[0-9]+ ([VDIWEF]) [\w.]+ *: ?(.*)")
+_PYTHON = re.compile(r"[0-9-]{10} [0-9:]{8} (DEBUG|INFO|WARNING|ERROR|CRITICAL) \w+: (.*)")
 _TAG = re.compile(r"(VERBOSE|INFO|WARNING|WARN|ERROR|FATAL): (?:\[[\w.]+:[0-9]+\] ?)?(.*)")
 _PAIR = re.compile(r"(\w+)=(\S+)")
 _PHASE = re.compile(r"Running benchmark for at least .*")
@@ -234,9 +235,9 @@ def _message(line: str) -> tuple[str, str]:
     severity, message = "", line
     if match := _LOGCAT.fullmatch(message):
         severity, message = match[1], match[2]
-    if match := _TAG.fullmatch(message):
+    if match := _TAG.fullmatch(message) or _PYTHON.fullmatch(message):
         severity, message = match[1][0], match[2]
-    return ("E" if severity == "F" else severity), message
+    return ("E" if severity in ("F", "C") else severity), message
 
 
 def parse(text: str) -> Run:

@@ -145,6 +145,10 @@ def test_litert_in_python() -> None:
         5,
     )
     assert run.inference is None and len(run.unknown) == 2
+    failed = benchmark_model.parse(
+        "2026-08-21 19:49:17 ERROR benchmark_litert_model: Model file not found: x"
+    )
+    assert failed.errors == ("Model file not found: x",) and failed.results is None
 
 
 def test_broken_numbers_are_not_invented() -> None:
