@@ -194,7 +194,10 @@ def profiles_validate(files: tuple[Path, ...]) -> int:
 @profiles.command("new")
 @click.argument("name")
 @click.option("--from-local", is_flag=True, help="Draft it from what this machine says of itself.")
-def profiles_new(name: str, from_local: bool) -> int:
+@click.option(
+    "--from-host", metavar="HOST", help="... from what a device says: a NAME of `bench hosts`, or ssh://..."
+)
+def profiles_new(name: str, from_local: bool, from_host: str | None) -> int:
     """Draft NAME.toml from a live device: its processor, memory, GPU, and what a Jetson tells. Nothing is overwritten."""
     from bench import device_facts
     from bench.store import explain_disk_errors
@@ -202,9 +205,12 @@ def profiles_new(name: str, from_local: bool) -> int:
     from hardware_profiles.draft import draft
 
     path = _new_path(name)
-    if not from_local:
-        raise errors.UsageError("From which device is not said", todo="Add --from-local for this machine")
-    text = draft(name, device_facts.here())
+    if from_local == bool(from_host):
+        raise errors.UsageError(
+            "From which device is not said",
+            todo="Add --from-local for this machine, or --from-host ssh://USER@ADDRESS",
+        )
+    text = draft(name, *device_facts.there(from_host)) if from_host else draft(name, device_facts.here())
     load.from_document(load.parse_toml(text), f"the draft of {name}", text)
     with explain_disk_errors(path):
         try:

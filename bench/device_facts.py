@@ -35,6 +35,8 @@ SMI = {
     "gpu_driver": "driver_version",
 }
 MOST_CPUS = 4096
+SECONDS = 20.0
+"""What a command may take."""
 
 
 def here() -> Json:
@@ -43,6 +45,30 @@ def here() -> Json:
     if "gpu" not in facts:
         facts |= _nvml()
     return facts
+
+
+def there(name: str) -> tuple[Json, str]:
+    """The facts of a device of the inventory, or at an address; and its address.
+
+    Raises:
+        HostUnreachable, HostRefused: it cannot be asked.
+    """
+    from bench.hosts import inventory, open_address
+    from bench.hosts.base import CommandFailed, HostTimeout
+
+    address = inventory.device(name).address
+    host = open_address(address)
+
+    def run(argv: Sequence[str]) -> str:
+        try:
+            return host.exec(argv, SECONDS).stdout
+        except (CommandFailed, HostTimeout):
+            return ""
+
+    try:
+        return gather(lambda path: run(["cat", "--", path]), run), address
+    finally:
+        host.close()
 
 
 def gather(read: Read, run: Run) -> Json:
@@ -188,7 +214,7 @@ def _read(path: str) -> str:
 
 def _run(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
