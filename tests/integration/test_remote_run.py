@@ -74,3 +74,15 @@ def test_a_run_of_twenty_cells_survives_three_cuts(tmp_path: Path, monkeypatch: 
     for job in jobs:
         events = [json.loads(line)["event"] for line in (job / "events.jsonl").read_text().splitlines()]
         assert events.count("over") == events.count("done") == 1
+
+
+def test_a_profile_is_drafted_from_a_device_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(tmp_path) as server:
+        monkeypatch.setenv("EDGEFIT_SSH_COMMAND", server.command)
+        monkeypatch.setenv("EDGEFIT_HOSTS", str(tmp_path / "hosts.toml"))
+        done = bench("profiles", "new", "board", "--from-host", server.address, cwd=tmp_path)
+        again = bench("profiles", "new", "board", "--from-host", server.address, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "board.toml").read_text()
+    assert "cpu_cores" in text and f'host = "{server.address}"' in text
+    assert again.returncode == 2 and "already there" in again.stderr
