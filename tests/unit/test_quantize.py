@@ -329,7 +329,7 @@ def test_logits_of_a_net_that_ends_in_pooling_stay_float_and_a_pooled_stem_is_in
 def test_dynamic_quantization_takes_the_matrix_products(tmp_path: Path) -> None:
     images = small_net(tmp_path / "net.onnx")
     with quiet():
-        notes = onnx_int8.to_dynamic(tmp_path / "net.onnx", tmp_path / "d.onnx", "u8s8")
+        notes = onnx_int8.to_dynamic(tmp_path / "net.onnx", tmp_path / "d.onnx", "u8s8-7bit")
     assert notes == (
         "int8: 1 matrix products, dynamic",
         "2 convolutions stay float (ConvInteger is slower)",
