@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from bench.errors import EdgefitError, MissingError, UsageError
 from bench.hosts import jetson
 from bench.hosts.local import LocalHost
 from bench.hosts.workspace import Workspace
+from bench.runtimes.base import CellJob
 from bench.runtimes.remote import Machine
+from bench.store import file_sha256
 from tests.standin_jetson import MODEL, Jetson
+from tests.tiny import QUICK, Tiny
 
 
 @pytest.fixture
@@ -109,3 +113,19 @@ def test_another_machine_has_no_such_settings(tmp_path: Path, monkeypatch: pytes
     assert "jetson" not in plain.environment
     with pytest.raises(MissingError, match="nvpmodel"), settings(plain, "MAXN"):
         pass
+
+
+def test_the_energy_of_a_cell_comes_from_the_boards_own_rails(
+    machine: Machine, tiny: Tiny, tmp_path: Path
+) -> None:
+    (tmp_path / "cell").mkdir()
+    path = tiny.path("onnx")
+    artifact = replace(tiny.artifact("onnx"), sha256=file_sha256(path))
+    job = CellJob(artifact, path, tmp_path / "cell", images=tiny.images, protocol=QUICK, predict=False)
+    result = machine.runtime("onnxruntime").measure(job, machine.workspace.host, quiet)
+    assert result.status == "ok" and result.window is not None
+    assert result.window.gross.covers == "Jetson AGX Xavier (GPU + CPU + SOC + CV + VDDRQ + SYS5V)"
+    # of the stand-in: 3 W at rest and up to 7 W more
+    assert 3.0 < result.window.gross.watts < 10.1
+    energy = result.metrics["energy_mj"]
+    assert energy.value is None or (energy.provenance == "measured" and "tegrastats" in energy.method)

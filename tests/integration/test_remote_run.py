@@ -43,6 +43,9 @@ class Cutter(threading.Thread):
 @pytest.mark.slow
 def test_a_run_of_twenty_cells_survives_three_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board, run = Jetson(tmp_path / "board"), tmp_path / "run"
+    (
+        board.bin / "tegrastats"
+    ).unlink()  # its idle windows take seconds; tests/integration/test_jetson.py has them
     with serve(tmp_path, board.environ) as server:
         monkeypatch.setenv("EDGEFIT_SSH_COMMAND", server.command)
         monkeypatch.setenv("EDGEFIT_HOSTS", str(tmp_path / "hosts.toml"))
@@ -63,11 +66,7 @@ def test_a_run_of_twenty_cells_survives_three_cuts(tmp_path: Path, monkeypatch: 
         assert cell["environment"]["machine"]["model"] == MODEL
         assert cell["environment"]["jetson"]["power_mode"] == "MAXN"
         assert cell["metrics"]["accuracy"]["provenance"] == "measured"
-        energy = cell["metrics"]["energy_mj"]
-        assert energy["value"] is None or (
-            "tegrastats" in energy["method"] and energy["provenance"] == "measured"
-        )
-    assert any(c["metrics"]["energy_mj"]["value"] for c in cells)
+        assert "no tegrastats" in cell["metrics"]["energy_mj"]["reason"]
     assert (board.mode, board.clocks) == ("2", "free")
     jobs = list((tmp_path / ".cache/edgefit-device/jobs").iterdir())
     assert len(jobs) == CELLS  # none was begun twice
