@@ -92,7 +92,8 @@ def _wounded(tool: str, seed: int) -> str:
         text = draw.choice(
             (before + after, before + part * 2 + after, before + nonsense + after, before + nonsense, after)
         )
-    return text
+    # without a zero in the text a zero in the result is an invented one
+    return text.replace("0", "8") if draw.randint(0, 1) else text
 
 
 def _shuffled(tool: str, seed: int) -> str:
