@@ -201,7 +201,7 @@ def probe_runtimes(machine: Json) -> tuple[planning.RuntimeFacts, ...]:
     for name in runtimes.names():
         runtime = runtimes.get(name)
         probe = runtime.probe(host)
-        device = "cuda" if "cuda" in probe.devices else "cpu"
+        device = next((d for d in ("cuda", "cpu", *probe.devices) if d in probe.devices), "cpu")
         refusals = tuple((p, runtime.refuse(p, machine, device)) for p in PRECISIONS)
         found.append(
             planning.RuntimeFacts(
