@@ -68,7 +68,7 @@ class Worker:
         self._buffer, self._ready, self._done = b"", False, False
         self._oom_kills = oom_kills()
         argv = [sys.executable, "-m", "bench.agent", "-", runtime]
-        self._folder = tempfile.TemporaryDirectory(prefix="edgefit-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="edgefit-worker-", ignore_cleanup_errors=True)
         env = environment(threads, cpus) | {"TMPDIR": self._folder.name}
         self._process: subprocess.Popen[bytes] = host.start(argv, env, self._stderr)
         self.pids = self.weighed = (self.pid,)

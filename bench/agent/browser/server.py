@@ -25,6 +25,8 @@ TYPES = {
     ".wasm": "application/wasm",
 }
 LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.2
+"""How often the server looks whether it is to end."""
 
 
 class Server:
@@ -38,8 +40,7 @@ class Server:
         self._token = secrets.token_urlsafe(24)
         self._http = ThreadingHTTPServer((LOOPBACK, 0), _handler(self))
         self._http.daemon_threads = True
-        # it polls for its end only: seldom, so that it does not wake up while calls are timed
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 60.0}, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
 
     @property
     def port(self) -> int:
@@ -65,7 +66,8 @@ class Server:
 
     def close(self) -> None:
         """Take no more connections."""
-        self._http.socket.close()
+        self._http.shutdown()
+        self._http.server_close()
 
 
 def _handler(server: Server) -> Any:
