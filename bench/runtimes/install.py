@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -47,7 +46,7 @@ def install_browser(archive: Path | None = None) -> Path:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
                 unpack(source, Path(part) / "files")
                 shutil.rmtree(folder, ignore_errors=True)
-                os.replace(Path(part) / "files", folder)
+                (Path(part) / "files").replace(folder)
     return folder
 
 
@@ -60,9 +59,7 @@ def _pack(work: Path) -> Path:
         )
     command = [npm, "pack", PINNED, "--silent", "--ignore-scripts", "--pack-destination", str(work)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise MissingError(f"npm did not fetch {PINNED} within {DOWNLOAD_SECONDS:g} s") from error
     found = sorted(work.glob("*.tgz"))

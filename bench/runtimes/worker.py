@@ -95,9 +95,10 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        for pid in () if self._done else self.pids[1:]:  # a worker that is done has ended them itself
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if not self._done:  # else it has ended them itself
+            for pid in self.pids[1:]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._done = True
         self._folder.cleanup()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):

@@ -290,7 +290,9 @@ def test_the_int8_scheme_follows_the_cpu(arch: str, features: list, scheme: str)
     environment = {"cpu": {"arch": arch, "features": features}}
     assert get("onnxruntime").int8_scheme(environment) == scheme
     assert get("litert").int8_scheme(environment) == "litert"
-    assert get("browser").int8_scheme(environment) == "u8s8"  # WebAssembly's kernels do not saturate on any CPU
+    assert (
+        get("browser").int8_scheme(environment) == "u8s8"
+    )  # WebAssembly's kernels do not saturate on any CPU
 
 
 def test_an_unknown_runtime_names_the_nearest() -> None:

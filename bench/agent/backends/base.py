@@ -110,7 +110,7 @@ class Backend(abc.ABC):
         """Processes whose memory is the artifact's; empty: this one."""
         return []
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most have nothing to end)
         """End what outlives this process."""
 
     def _sized(self, batch: int, own: List[Optional[int]]) -> List[Optional[int]]:

@@ -50,7 +50,9 @@ class BrowserWasm(Backend):
             self._open(threads)
         facts = self._page.facts
         if facts["threads"] != threads:
-            raise Refused(f"the page has {facts['threads']} threads, not {threads}: it is not cross-origin isolated")
+            raise Refused(
+                f"the page has {facts['threads']} threads, not {threads}: it is not cross-origin isolated"
+            )
         found = self._page.ask("load", self._page.server.put("model.onnx", path))
         self._page.server.drop("model.onnx")
         self._inputs, self._outputs = found["inputs"], found["outputs"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Sequence
 
+import numpy as np
+
 STEPS = 200
 """A sample lasts at least so many steps of the clock: one step is half a percent of it."""
 
@@ -19,10 +21,10 @@ def step(stamps: Sequence[float]) -> float:
     Raises:
         ValueError: all readings are the same.
     """
-    differences = [b - a for a, b in zip(stamps, stamps[1:]) if b > a]
-    if not differences:
+    differences = np.diff(stamps)
+    if not (differences > 0).any():
         raise ValueError("the page's clock stands still")
-    return min(differences)
+    return float(differences[differences > 0].min())
 
 
 def calls_per_sample(call: float, tick: float) -> int:
