@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,10 +11,31 @@ from bench import errors
 from bench.terminal import console, print_json
 
 
-@click.command("runtimes")
+@click.group("runtimes", invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True)
-def list_runtimes(as_json: bool) -> int:
+@click.pass_context
+def list_runtimes(ctx: click.Context, as_json: bool) -> int:
     """What can run models on this machine, and what is missing for the rest."""
+    return _list(as_json) if ctx.invoked_subcommand is None else errors.EXIT_DONE
+
+
+@list_runtimes.command("install")
+@click.argument("name", type=click.Choice(["browser"]))
+@click.option(
+    "--file", "archive", type=click.Path(path_type=Path), help="The package's archive, fetched by hand."
+)
+def install_runtime(name: str, archive: Path | None) -> int:
+    """Fetch what pip cannot: ONNX Runtime Web, by npm, into ~/.cache/edgefit."""
+    from bench.runtimes import install
+
+    if archive is None and install.installed():
+        click.echo(f"{install.PINNED} is installed already")
+        return errors.EXIT_DONE
+    click.echo(f"{install.PINNED} is in {install.install_browser(archive)}")
+    return errors.EXIT_DONE
+
+
+def _list(as_json: bool) -> int:
     from bench.measure import environment
     from bench.preflight import probe_runtimes
     from bench.types import to_json

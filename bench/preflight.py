@@ -278,7 +278,7 @@ def probe_runtimes(machine: Json) -> tuple[planning.RuntimeFacts, ...]:
 
 def _facts(runtime: Any, host: Any, machine: Json) -> planning.RuntimeFacts:
     probe = runtime.probe(host)
-    device = "cuda" if "cuda" in probe.devices else "cpu"
+    device = next((d for d in ("cuda", "cpu", *probe.devices) if d in probe.devices), "cpu")
     refusals = tuple((p, runtime.refuse(p, machine, device)) for p in PRECISIONS)
     return planning.RuntimeFacts(
         name=runtime.name,

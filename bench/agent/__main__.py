@@ -6,19 +6,20 @@ Exit status 0: measured; 3: the artifact or the job cannot be run (``result.json
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import time
 import traceback
 from array import array
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
 from . import inputs, timing
 from .backends import BACKENDS, Backend
-from .control import Control, Events, os_threads, pin, proportional_set_kb
+from .control import Control, Events, os_threads, pin
 
 Json = Dict[str, Any]
 PREDICT_BATCH = 32
@@ -144,18 +145,18 @@ class Measurement:
     def load(self) -> None:
         self.enter("load")
         job, backend = self.job, self.backend
-        self.result["baseline_kb"] = proportional_set_kb()
+        self.result["baseline_kb"] = self.events.memory_kb()
         start = time.perf_counter()
         backend.exact = bool(job.get("exact"))
         backend.alone = (job.get("load") or {}).get("streams", 1) < 2
-        backend.load(job["artifact"], job["threads"], job["device"])
+        own = backend.load(job["artifact"], job["threads"], job["device"])
         self.spec = inputs.single_input(job["inputs"], backend.inputs())
         inputs.single_output(backend.outputs())
         backend.shape = self.spec["shape"]
         backend.set_batch(job["batch"])  # some runtimes plan memory or compile here
-        self.result["load_seconds"] = time.perf_counter() - start
+        self.result["load_seconds"] = time.perf_counter() - start if own is None else own
         self.result["notes"].extend(backend.notes)
-        self.batches = [inputs.to_input(p, job["preprocess"], self.spec) for p in self._picked] or [
+        self.batches = [backend.to_input(p, job["preprocess"], self.spec) for p in self._picked] or [
             inputs.random_input(self.spec, job["batch"])
         ]
         self._prepared = [backend.prepare(b) for b in self.batches]
@@ -181,18 +182,18 @@ class Measurement:
         """Warm-up, then the steady state, which the engine frames with its energy readings."""
         protocol, outdir = self.job["protocol"], self.job["outdir"]
         self.enter("warmup")
-        calls = iter(range(1 << 62))
         samples, settled = timing.warm_up(
-            lambda: self.step(next(calls)), protocol["warmup_seconds"], max(DRIFT, protocol["half_width"])
+            self.calls(), protocol["warmup_seconds"], max(DRIFT, protocol["half_width"])
         )
         self.leave()
         self.result["warmup"] = save_array(outdir, "warmup.npy", samples)
         del samples  # not to be counted as the model's memory
         if not settled and protocol["warmup_seconds"] > 0:
             self.result["notes"].append("still drifting at the end of the warm-up")
+        calls = self.calls()
         self.enter("steady", gated=True)
         steady, self.result["stopped"] = timing.steady(
-            lambda: self.step(next(calls)),
+            calls,
             protocol["half_width"],
             protocol["min_runs"],
             protocol["max_seconds"],
@@ -205,7 +206,16 @@ class Measurement:
         if self._binding:
             self.result["notes"].append(f"timed by {self.backend.clock}")
             self.result["runtime"]["binding_ms"] = float(np.median(np.frombuffer(self._binding))) * 1e3
+        if self.backend.calls_per_sample > 1:
+            self.result["runtime"]["calls_per_sample"] = self.backend.calls_per_sample
         self.result["samples"] = save_array(outdir, "samples.npy", steady)
+
+    def calls(self) -> Callable[[], timing.Sample]:
+        """What makes the timed calls: the backend's own loop over the batches, else one call after the other from here."""
+        if self.backend.own_loop:
+            return self.backend.stream(self._prepared)
+        numbers = itertools.count()
+        return lambda: self.step(next(numbers))
 
     def rest(self, samples: int) -> None:
         """Let the engine do something else, or another worker work, until it says go."""
@@ -222,10 +232,8 @@ class Measurement:
         size = self.predict_batch()
         rows, told = [], time.perf_counter()
         for low, high in inputs.chunks(len(images), size):
-            values = inputs.to_input(images[low:high], self.job["preprocess"], self.spec)
-            if high - low < size:
-                values = np.concatenate([values, np.repeat(values[-1:], size - (high - low), axis=0)])
-            backend.feed(backend.prepare(values))
+            part = images[np.minimum(np.arange(low, low + size), high - 1)]
+            backend.feed(backend.prepare(backend.to_input(part, self.job["preprocess"], self.spec)))
             backend.call()
             rows.append(inputs.to_logits(backend.fetch(), self.output, size)[: high - low])
             if time.perf_counter() - told > timing.PROGRESS_SECONDS:
@@ -274,7 +282,9 @@ def main(argv: List[str]) -> int:
     if argv[0] == "-":
         control: Optional[Control] = Control()
         backend = BACKENDS[argv[1]]()
-        events.emit("phase", name="ready", pss_kb=proportional_set_kb(), version=backend.version)
+        events.weighed = backend.weighed
+        beside = {"others": backend.others(), "weighed": backend.weighed()}
+        events.phase("ready", version=backend.version, **beside)
         assert control is not None
         job = json.loads(control.line())
     else:
@@ -282,7 +292,10 @@ def main(argv: List[str]) -> int:
         with open(argv[0], encoding="utf-8") as file:
             job = json.load(file)
         backend = BACKENDS[job["runtime"]]()
-    return carry_out(job, backend, events, control)
+        events.weighed = backend.weighed
+    code = carry_out(job, backend, events, control)
+    backend.close()
+    return code
 
 
 if __name__ == "__main__":

@@ -10,16 +10,22 @@ import os
 import queue
 import sys
 import threading
-from typing import IO, Any, Dict, Optional
+from typing import IO, Any, Callable, Dict, Optional, Sequence
 
 Json = Dict[str, Any]
 ORPHANED = 4
 
 
-def proportional_set_kb() -> Optional[int]:
-    """PSS of this process in KiB from ``/proc/self/smaps_rollup`` (proc(5)), or None where there is none."""
+def proportional_set_kb(pids: Sequence[int] = ()) -> Optional[int]:
+    """PSS of some processes (none named: this one) in KiB from ``/proc/PID/smaps_rollup`` (proc(5)), or None where there is none."""
+    found = [_pss_kb(pid) for pid in pids or ("self",)]
+    known = [kb for kb in found if kb is not None]
+    return sum(known) if known else None
+
+
+def _pss_kb(pid: object) -> Optional[int]:
     try:
-        with open("/proc/self/smaps_rollup") as file:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
             for line in file:
                 if line.startswith("Pss:"):
                     return int(line.split()[1])
@@ -43,9 +49,14 @@ def os_threads() -> Optional[int]:
 
 
 class Events:
-    """Takes stdout for events; what else is written to stdout goes to stderr from now on."""
+    """Takes stdout for events; what else is written to stdout goes to stderr from now on.
+
+    Attributes:
+        weighed: gives the processes whose memory phases tell; none: this one.
+    """
 
     def __init__(self) -> None:
+        self.weighed: Callable[[], Sequence[int]] = tuple
         self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         sys.stdout = sys.stderr
@@ -57,8 +68,12 @@ class Events:
         except BrokenPipeError:
             os._exit(ORPHANED)  # nobody is listening any more
 
-    def phase(self, name: str) -> None:
-        self.emit("phase", name=name, pss_kb=proportional_set_kb())
+    def phase(self, name: str, **details: Any) -> None:
+        self.emit("phase", name=name, pss_kb=self.memory_kb(), **details)
+
+    def memory_kb(self) -> Optional[int]:
+        """PSS of the weighed processes in KiB."""
+        return proportional_set_kb(self.weighed())
 
 
 class Control:

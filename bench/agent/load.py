@@ -221,6 +221,8 @@ def run(measurement: Any, options: Json) -> None:
             ``qps`` and ``latency_bound_ms``.
     """
     job, events = measurement.job, measurement.events
+    if measurement.backend.own_loop:
+        raise Refused("%s makes its calls by itself: they cannot come at given times" % job["runtime"])
     options = dict(options, batch=job["batch"], warmup_seconds=job["protocol"]["warmup_seconds"])
     samples = np.concatenate(measurement.batches)
 

@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from array import array
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -21,6 +21,8 @@ MIN_SECONDS = 0.3
 PROGRESS_SECONDS = 0.5
 BATCHES = 20
 LEAST_PER_BATCH = 4
+Sample = Union[float, Sequence[float]]
+"""Seconds of one call, or of some calls in a row where the runtime makes and times them itself."""
 
 
 def dependence(samples: np.ndarray, q: float = 0.5) -> float:
@@ -68,7 +70,14 @@ def half_width(samples: "array[float]") -> float:
     return float((ordered[ranks[1]] - ordered[ranks[0]]) / 2.0 / max(np.median(ordered), 1e-12))
 
 
-def warm_up(step: Callable[[], float], seconds: float, tolerance: float) -> Tuple[np.ndarray, bool]:
+def _add(samples: "array[float]", found: Sample) -> None:
+    if isinstance(found, float):
+        samples.append(found)
+    else:
+        samples.extend(found)
+
+
+def warm_up(step: Callable[[], Sample], seconds: float, tolerance: float) -> Tuple[np.ndarray, bool]:
     """Call ``step`` (which returns its seconds) until it no longer gets faster or slower.
 
     Windows last a third of ``seconds``. The warm-up ends after ``seconds`` when the medians of
@@ -84,7 +93,7 @@ def warm_up(step: Callable[[], float], seconds: float, tolerance: float) -> Tupl
         window = array("d")
         window_end = time.perf_counter() + seconds / 3.0
         while not window or time.perf_counter() < window_end:
-            window.append(step())
+            _add(window, step())
         samples.extend(window)
         medians.append(float(np.median(np.frombuffer(window))))
         passed = time.perf_counter() - start
@@ -94,7 +103,7 @@ def warm_up(step: Callable[[], float], seconds: float, tolerance: float) -> Tupl
 
 
 def steady(
-    step: Callable[[], float],
+    step: Callable[[], Sample],
     target: float,
     min_runs: int,
     max_seconds: float,
@@ -106,7 +115,7 @@ def steady(
     """Sample until the median's interval is narrow, or the cap is reached.
 
     Args:
-        step: one timed call; returns its seconds.
+        step: one timed call, or some in a row; returns their seconds.
         target: stop once the relative half-width of the median's 95% interval is at most this ...
         min_runs: ... and at least this many samples are there, taken over at least 0.3 s.
         max_seconds: the cap; at least 6 samples are taken, so that an interval exists.
@@ -128,8 +137,9 @@ def steady(
     try:
         while True:
             # Looking at the samples costs time and cache: look when n has grown by a quarter.
-            for _ in range(max(min_runs, len(samples) // 4, MIN_SAMPLES)):
-                samples.append(step())
+            enough = len(samples) + max(min_runs, len(samples) // 4, MIN_SAMPLES)
+            while len(samples) < enough:
+                _add(samples, step())
                 now = time.perf_counter()
                 if now >= deadline and len(samples) >= MIN_SAMPLES:
                     break

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,8 +92,7 @@ class Disturbance:
 
 
 def snapshot(
-    pid: int | None = None,
-    *,
+    *pids: int,
     nvml: Nvml | None = None,
     root: Path = ROOT,
     cpus: Collection[int] | None = None,
@@ -101,20 +100,20 @@ def snapshot(
     """Read the counters: about a millisecond on two cores, some 50 us more per CPU; with ``nvml`` some ms more.
 
     Args:
-        pid: the worker, whose CPU time is its own; None: this process.
+        pids: the worker's processes, whose CPU time is its own; none: this process.
         nvml: an open :class:`bench.measure.gpu.Nvml`, for cells that run on a GPU.
         root: where /proc and /sys are.
         cpus: the CPUs to look at; default: those this process may run on (its cpuset).
     """
-    pid = os.getpid() if pid is None else pid
+    pids = pids or (os.getpid(),)
     if cpus is None and hasattr(os, "sched_getaffinity"):
         cpus = os.sched_getaffinity(0)
     text = read(root / "proc/cpuinfo")
     return Snapshot(
         at=time.perf_counter(),
         cpu=system.cpu_time(read(root / "proc/stat"), cpus),
-        own=system.process_cpu(pid, root),
-        waited=system.process_waited(pid, root),
+        own=_total(system.process_cpu(pid, root) for pid in pids),
+        waited=_total(system.process_waited(pid, root) for pid in pids),
         mhz=system.core_mhz(root, text),
         throttles=system.throttle_counts(root),
         pressure={k: system.pressure(read(root / f"proc/pressure/{k}")) for k in ("cpu", "memory")},
@@ -123,6 +122,12 @@ def snapshot(
         undervoltage=system.undervoltage(root),
         gpus=nvml.state() if nvml else [],
     )
+
+
+def _total(found: Iterable[float | None]) -> float | None:
+    """Of what is known; None where nothing is."""
+    known = [seconds for seconds in found if seconds is not None]
+    return sum(known) if known else None
 
 
 def compare(before: Snapshot, after: Snapshot) -> Disturbance:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.stats import quantile_interval
-from bench.types import Quantity
+from bench.types import Json, Quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,7 @@ METRICS = [
     "size_bytes",
 ]
 """The metrics every measured cell has, present or missing."""
+PERCENTILES = ("p90_ms", "p95_ms", "p99_ms")
 UNITS = {name: unit for name in METRICS for end, unit in (("_ms", "ms"), ("_ips", "images/s"), ("_mb", "MB"),
          ("_mj", "mJ/image"), ("_bytes", "bytes")) if name.endswith(end)}  # fmt: skip
 
@@ -85,6 +86,11 @@ def once_ms(seconds: float | None, what: str) -> Quantity:
     return Quantity(
         seconds * 1e3, "ms", n=1, provenance="measured", method=f"{what}, once, in a fresh process"
     )
+
+
+def images_timed(samples: int, batch: int, said: Json) -> int:
+    """Images that a process's samples stand for; ``said`` is what its runtime said of itself."""
+    return samples * batch * int(said.get("calls_per_sample", 1))
 
 
 def all_missing(reason: str) -> dict[str, Quantity]:

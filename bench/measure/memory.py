@@ -15,12 +15,17 @@ KIB_PER_MB = 1000.0 / 1.024
 """KiB in a megabyte of 10^6 bytes: 976.5625."""
 
 
-def proportional_set_kb(pid: int) -> int | None:
-    """PSS of a process in KiB, from ``/proc/PID/smaps_rollup`` (proc(5)); None where it cannot be read.
+def proportional_set_kb(*pids: int) -> int | None:
+    """PSS of processes together in KiB, from ``/proc/PID/smaps_rollup`` (proc(5)); None where none can be read.
 
     PSS counts a page shared by k processes as 1/k of a page, so libraries that other workers
     map as well are not counted whole.
     """
+    known = [kb for kb in map(_pss_kb, pids) if kb is not None]
+    return sum(known) if known else None
+
+
+def _pss_kb(pid: int) -> int | None:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -31,14 +36,14 @@ def proportional_set_kb(pid: int) -> int | None:
 
 
 class MemorySampler:
-    """Samples a process about 20 times a second between :meth:`resume` and :meth:`pause`; ``peaks`` per part, in KiB.
+    """Samples processes about 20 times a second between :meth:`resume` and :meth:`pause`; ``peaks`` per part, in KiB.
 
     Reading the map of a process holds a lock in the kernel: never sample while calls are timed.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, *pids: int) -> None:
         self.peaks: dict[str, int] = {}
-        self._pid, self._part = pid, ""
+        self._pids, self._part = pids, ""
         self._running, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -71,7 +76,7 @@ class MemorySampler:
             if self._closing.wait(1.0 / HZ):
                 return
             if self._running.is_set():
-                self.note(proportional_set_kb(self._pid), self._part)
+                self.note(proportional_set_kb(*self._pids), self._part)
 
 
 def parts_mb(peaks: dict[str, int], baseline_kb: int | None) -> dict[str, Quantity]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.measure.latency import throughput
+from bench.measure.latency import PERCENTILES, images_timed, throughput
 from bench.measure.modes import modes
 from bench.measure.power import per_image
 from bench.measure.power.codecarbon import carbon
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from bench.measure.power import EnergySource
     from bench.runtimes.worker import Worker
 
-PERCENTILES = ("p90_ms", "p95_ms", "p99_ms")
 ONCE = ("first_call_ms", "load_ms", "memory_mb", "device_memory_mb")
 VARYING = ("latency_ms", *PERCENTILES, *ONCE, "energy_mj")
 
@@ -100,7 +99,8 @@ def combine(
         metrics["throughput_ips"] = throughput(metrics["latency_ms"], job.batch)
         if all(r.window is not None for r in results):
             metrics["energy_mj"] = per_image(
-                [r.window for r in results if r.window is not None], [len(a) * job.batch for a in arrays]
+                [r.window for r in results if r.window is not None],
+                [images_timed(len(a), job.batch, r.runtime) for a, r in zip(arrays, results, strict=True)],
             )
     metrics["carbon_ug"] = _carbon(metrics["energy_mj"])
     return replace(

@@ -20,6 +20,8 @@ RUNTIMES = {
     "torch-cudagraph": "bench.runtimes.torch_:CUDA_GRAPH",
     "torch-eager": "bench.runtimes.torch_:EAGER",
     "tensorrt": "bench.runtimes.tensorrt_:RUNTIME",
+    "browser": "bench.runtimes.browser:WASM",
+    "browser-webgpu": "bench.runtimes.browser:WEBGPU",
 }
 SUFFIXES = {
     ".onnx": "onnx",

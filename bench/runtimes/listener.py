@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,23 @@ class Observed:
 
 
 class Listener:
-    """Follows one worker: memory, energy and disturbances around its phases; progress is passed on."""
+    """Follows one worker: memory, energy and disturbances around its phases; progress is passed on.
 
-    def __init__(self, pid: int, energy: EnergySource | None, notify: Notify, gpu: bool = False) -> None:
-        self.pid, self.energy, self.notify = pid, energy, notify
-        self.sampler = MemorySampler(pid)
+    Args:
+        pids: the worker's processes, whose CPU time is its own.
+        weighed: those of them whose memory counts.
+    """
+
+    def __init__(
+        self,
+        pids: Sequence[int],
+        weighed: Sequence[int],
+        energy: EnergySource | None,
+        notify: Notify,
+        gpu: bool = False,
+    ) -> None:
+        self.pids, self.energy, self.notify = pids, energy, notify
+        self.sampler = MemorySampler(*weighed)
         self.window: Window | None = None
         self.disturbance: Disturbance | None = None
         self.device_mb: float | None = None
@@ -85,13 +98,14 @@ class Listener:
             self._measuring = True
             if self.energy is not None:
                 self.energy.start()
-            self._before = snapshot(self.pid, nvml=self._nvml)
+            self._before = snapshot(*self.pids, nvml=self._nvml)
         elif self._measuring:
             self._measuring = False
             if self._before is not None and phase == "settled":
-                self.disturbance = compare(self._before, snapshot(self.pid, nvml=self._nvml))
+                self.disturbance = compare(self._before, snapshot(*self.pids, nvml=self._nvml))
             if self._nvml is not None and phase == "settled":
-                self.device_mb = self._nvml.used_mb(self.pid)
+                held = [mb for mb in map(self._nvml.used_mb, self.pids) if mb is not None]
+                self.device_mb = sum(held) if held else None
             gross = self.energy.stop() if self.energy is not None else None
             if self.energy is not None and gross is not None:
                 # the worker waits at its gate; after a crash there is nothing to compare with

@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.measure.latency import METRICS, UNITS, all_missing, latency, once_ms
+from bench.measure.latency import METRICS, PERCENTILES, UNITS, all_missing, images_timed, latency, once_ms
 from bench.measure.memory import above_baseline, device_memory, parts_mb
 from bench.measure.power import per_image
 from bench.runtimes.base import CellJob, Probe, WorkerResult
@@ -35,6 +35,8 @@ class LocalRuntime(abc.ABC):
     """Names under which the package is published; the first is the one to install."""
     remedy = ""
     slow_start = False
+    travels = True
+    """Does the agent bring it to another machine?"""
 
     def probe(self, host: Host) -> Probe:
         """See :meth:`bench.runtimes.base.Runtime.probe`."""
@@ -98,7 +100,7 @@ def worker_result(raw: Json, job: CellJob, seen: Observed, seconds: dict[str, fl
         size_bytes=_size(job),
     )
     if samples is not None:
-        metrics.update(_timed(samples, job, seen))
+        metrics.update(_timed(samples, job, seen, raw["runtime"]))
         metrics["memory_mb"] = above_baseline(max(seen.peaks.values(), default=None), raw.get("baseline_kb"))
         allocated = raw["runtime"].get("device_memory_mb")
         metrics["device_memory_mb"] = device_memory(job.device, seen.device_mb, allocated)
@@ -133,13 +135,16 @@ def _size(job: CellJob) -> Quantity:
     return Quantity(size, "bytes", size, size, 1, "measured", f"size of the artifact's {what} as shipped")
 
 
-def _timed(samples: Path, job: CellJob, seen: Observed) -> dict[str, Quantity]:
+def _timed(samples: Path, job: CellJob, seen: Observed, said: Json) -> dict[str, Quantity]:
     import numpy as np
 
     values = np.load(samples, allow_pickle=False)
     found = latency(values, job.batch)
+    if said.get("calls_per_sample", 1) > 1:
+        reason = f"each sample is the mean of {said['calls_per_sample']} calls, which the runtime's clock cannot tell apart"
+        found |= {name: Quantity.missing(reason, "ms") for name in PERCENTILES}
     if seen.window is not None:
-        found["energy_mj"] = per_image([seen.window], [len(values) * job.batch])
+        found["energy_mj"] = per_image([seen.window], [images_timed(len(values), job.batch, said)])
     else:
         reason = seen.no_energy or f"no energy source that counts {job.device} was given"
         found["energy_mj"] = Quantity.missing(reason, UNITS["energy_mj"])

@@ -95,7 +95,7 @@ class RemoteRuntime:
     def probe(self, host: Host) -> Probe:
         """See :meth:`bench.runtimes.base.Runtime.probe`; by what the agent saw."""
         known, seen = self._known, self._machine.seen
-        if not isinstance(known, LocalRuntime):
+        if not isinstance(known, LocalRuntime) or not known.travels:
             return Probe(False, reason=f"{self.name} does not run through the agent")
         if self.module not in seen["modules"]:
             missing = f"the package {known.distributions[0]} is not installed on {self._machine.name}"

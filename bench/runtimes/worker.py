@@ -62,15 +62,23 @@ def agent_environment(threads: int, cpus: tuple[int, ...] = ()) -> dict[str, str
 
 
 class Worker:
-    """One process for one job. Use as a context manager, or call :meth:`close`: it leaves nothing behind."""
+    """One process for one job. Use as a context manager, or call :meth:`close`: it leaves nothing behind.
+
+    Attributes:
+        pids: the process and those that it named when it was ready (a browser's); ended with it.
+        weighed: those of them whose memory is the artifact's.
+    """
 
     def __init__(self, host: Host, runtime: str, threads: int = 1, cpus: tuple[int, ...] = ()) -> None:
         self.runtime, self.threads, self.cpus = runtime, threads, cpus
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
-        self._buffer, self._ready = b"", False
+        self._buffer, self._ready, self._done = b"", False, False
         self._oom_kills = oom_kills()
         argv = [sys.executable, "-m", "bench.agent", "-", runtime]
-        self._process: subprocess.Popen[bytes] = host.start(argv, environment(threads, cpus), self._stderr)
+        self._folder = tempfile.TemporaryDirectory(prefix="edgefit-worker-", ignore_cleanup_errors=True)
+        env = environment(threads, cpus) | {"TMPDIR": self._folder.name}
+        self._process: subprocess.Popen[bytes] = host.start(argv, env, self._stderr)
+        self.pids = self.weighed = (self.pid,)
 
     @property
     def pid(self) -> int:
@@ -94,6 +102,12 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        if not self._done:  # else it has ended them itself
+            for pid in self.pids[1:]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._done = True
+        self._folder.cleanup()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -106,6 +120,8 @@ class Worker:
         for event in self._events(IMPORT_TIMEOUT):
             if event["event"] == "phase" and event["name"] == "ready":
                 self._ready = True
+                self.pids = (self.pid, *event.get("others", ()))
+                self.weighed = tuple(event.get("weighed", ())) or self.weighed
                 return
         raise self._ended()
 
@@ -121,7 +137,9 @@ class Worker:
         for event in self._events(timeout):
             on_event(event)
             if event["event"] == "done":
-                return self._wait()
+                self._wait()
+                self._done = True
+                return
             if event["event"] == "turn" or (
                 event["event"] == "phase" and event["name"] in ("steady", "settled")
             ):
@@ -258,7 +276,7 @@ def run_cell(
     with worker or Worker(host, *wanted) as process:
         process.ready()
         started = time.perf_counter() - begin
-        listener = Listener(process.pid, energy, notify, gpu=job.device != "cpu")
+        listener = Listener(process.pids, process.weighed, energy, notify, gpu=job.device != "cpu")
         try:
             listener.wait()
             process.run(job_json(job, runtime, energy), job.protocol.timeout_seconds, listener)

@@ -40,7 +40,7 @@ def runtime(request: pytest.FixtureRequest):
     return available(request.param)
 
 
-@pytest.fixture(params=["onnxruntime", "litert", "openvino"], scope="module")
+@pytest.fixture(params=["onnxruntime", "litert", "openvino", "browser"], scope="module")
 def process(request: pytest.FixtureRequest):
     """The runtimes whose worker is killed: what happens then is the worker's, not the runtime's, and takes seconds."""
     return available(request.param)
@@ -79,7 +79,8 @@ def measured(runtime, subject: Tiny, tmp_path_factory: pytest.TempPathFactory) -
 def test_the_probe_names_a_version_and_the_devices(runtime) -> None:
     probe = runtime.probe(HOST)
     assert probe.available and probe.version[0].isdigit() and not probe.reason
-    assert probe.devices[0] == ("cuda" if runtime.name in ("torch-cudagraph", "tensorrt") else "cpu")
+    devices = {"torch-cudagraph": "cuda", "tensorrt": "cuda", "browser-webgpu": "webgpu"}
+    assert probe.devices[0] == devices.get(runtime.name, "cpu")
 
 
 def test_a_cuda_graph_wants_a_gpu(monkeypatch: pytest.MonkeyPatch, tiny: Tiny, tmp_path: Path) -> None:
@@ -266,6 +267,10 @@ def test_refusals_are_reasons(runtime) -> None:
         ("torch-compile", "bf16", "cpu", True),
         ("tensorrt", "fp16", "cuda", True),
         ("tensorrt", "fp16", "cpu", False),
+        ("browser", "int8", "cpu", True),
+        ("browser", "fp16", "cpu", False),
+        ("browser-webgpu", "fp16", "webgpu", True),
+        ("browser-webgpu", "int8", "webgpu", False),
     ],
 )
 def test_precisions(name: str, precision: str, device: str, runs: bool) -> None:
@@ -285,6 +290,9 @@ def test_the_int8_scheme_follows_the_cpu(arch: str, features: list, scheme: str)
     environment = {"cpu": {"arch": arch, "features": features}}
     assert get("onnxruntime").int8_scheme(environment) == scheme
     assert get("litert").int8_scheme(environment) == "litert"
+    assert (
+        get("browser").int8_scheme(environment) == "u8s8"
+    )  # WebAssembly's kernels do not saturate on any CPU
 
 
 def test_an_unknown_runtime_names_the_nearest() -> None:

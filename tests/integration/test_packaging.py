@@ -60,6 +60,7 @@ def test_extras_are_those_whose_code_exists(wheel):
         "loadgen",
         "codecarbon",
         "tune",
+        "browser",
         "all",
         "dev",
     }

@@ -55,7 +55,7 @@ class Block:
         if name.split(".")[0] in BLOCKED:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 BLOCKED = {"torch", "torchvision", "timm", "torch_pruning", "onnx", "onnxruntime", "litert_torch", "ai_edge_litert",
-    "ai_edge_quantizer", "openvino", "executorch", "flatbuffers", "codecarbon", "tensorrt", "pynvml", "plotly", "pandas", "sklearn"}
+    "ai_edge_quantizer", "openvino", "executorch", "flatbuffers", "codecarbon", "tensorrt", "playwright", "pynvml", "plotly", "pandas", "sklearn"}
 sys.meta_path.insert(0, Block())
 for name in sys.argv[1:]:
     importlib.import_module(name)

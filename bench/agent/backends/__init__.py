@@ -31,4 +31,6 @@ BACKENDS: Dict[str, Callable[[], Backend]] = {
     "openvino": _lazy("openvino_", "OpenVino"),
     "executorch": _lazy("executorch_", "ExecuTorch"),
     "tensorrt": _lazy("tensorrt_", "TensorRt"),
+    "browser": _lazy("browser", "BrowserWasm"),
+    "browser-webgpu": _lazy("browser", "BrowserWebGpu"),
 }

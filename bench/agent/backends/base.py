@@ -7,11 +7,11 @@ call and returns when the device is done, ``fetch`` gives the output as numpy (n
 from __future__ import annotations
 
 import abc
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from ..inputs import Refused
+from ..inputs import Refused, to_input
 
 Json = Dict[str, Any]
 
@@ -31,6 +31,8 @@ class Backend(abc.ABC):
         exact: run INT8 in exact arithmetic, slowly: accuracy as on a CPU or GPU whose kernels do not saturate.
         alone: no other instance works at the same time.
         shape: the input's shape, set before :meth:`set_batch` where the artifact leaves height and width free.
+        own_loop: it makes the timed calls by itself (:meth:`stream`); nobody here can make one at a given moment.
+        calls_per_sample: of how many calls each of its samples is the mean.
         notes: what a reader of the figures must know, filled in by load and set_batch.
     """
 
@@ -39,14 +41,20 @@ class Backend(abc.ABC):
     clock = "the harness's, around the call"
     exact = False
     alone = True
+    own_loop = False
+    calls_per_sample = 1
     shape: Optional[List[Optional[int]]] = None
 
     def __init__(self) -> None:
         self.notes: List[str] = []
 
     @abc.abstractmethod
-    def load(self, path: str, threads: int, device: str) -> None:
-        """Read the artifact; raise Refused when this runtime cannot run it there."""
+    def load(self, path: str, threads: int, device: str) -> Optional[float]:
+        """Read the artifact; raise Refused when this runtime cannot run it there.
+
+        Returns:
+            Seconds by the runtime's own clock; None: the harness's counts.
+        """
 
     @abc.abstractmethod
     def inputs(self) -> List[Json]:
@@ -62,7 +70,11 @@ class Backend(abc.ABC):
         if fixed is not None and fixed != batch:
             raise Refused(f"the artifact has a fixed batch of {fixed}, not {batch}")
 
-    def prepare(self, values: np.ndarray) -> Any:
+    def to_input(self, images: np.ndarray, preprocess: Json, spec: Json) -> Any:
+        """8-bit images as :meth:`prepare` takes them; see :func:`..inputs.to_input`."""
+        return to_input(images, preprocess, spec)
+
+    def prepare(self, values: Any) -> Any:
         return values
 
     @abc.abstractmethod
@@ -78,6 +90,10 @@ class Backend(abc.ABC):
         without the Python binding that :meth:`call` goes through; None: the harness's clock counts."""
         return None
 
+    def stream(self, prepared: Sequence[Any]) -> Callable[[], Sequence[float]]:
+        """Of a backend with its ``own_loop``: a function that makes some calls on these batches by turns; seconds of each."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def fetch(self) -> np.ndarray:
         """The output of the last call as an array; not timed."""
@@ -85,6 +101,17 @@ class Backend(abc.ABC):
     def info(self) -> Json:
         """What the runtime says about itself after the first call: providers, threads, device memory."""
         return {}
+
+    def others(self) -> List[int]:
+        """Processes beside this one that work for it."""
+        return []
+
+    def weighed(self) -> List[int]:
+        """Processes whose memory is the artifact's; empty: this one."""
+        return []
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to end)
+        """End what outlives this process."""
 
     def _sized(self, batch: int, own: List[Optional[int]]) -> List[Optional[int]]:
         """``own`` with the batch, and with the sides of :attr:`shape` where they are free."""
