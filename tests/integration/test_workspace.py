@@ -208,17 +208,23 @@ def test_two_measurements_on_one_machine_wait_for_each_other(
 ) -> None:
     here.prepare()
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(Path(here.folder) / "lock")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HOLD, str(Path(here.folder) / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    heard = Heard()
-    result = (
-        Machine.reach(here).runtime("onnxruntime").measure(a_job(tiny, tmp_path / "cell"), here.host, heard)
-    )
-    holder.wait()
-    assert result.status == "ok"
-    assert any("busy" in text for _, text in heard.events)
+    assert holder.stdin is not None and holder.stdout is not None and holder.stdout.readline() == "held\n"
+    told: list[str] = []
+
+    def listen(event: str, details: dict) -> None:
+        if "busy" in str(details.get("text", "")):
+            told.append(details["text"])
+            holder.communicate("let go\n")
+
+    machine = Machine.reach(here)
+    result = machine.runtime("onnxruntime").measure(a_job(tiny, tmp_path / "cell"), here.host, listen)
+    assert result.status == "ok" and len(told) == 1
     assert json.loads((tmp_path / "cell" / "result.json").read_text())["status"] == "ok"
 
 
-_HOLD = "import fcntl,sys,time;f=open(sys.argv[1],'a');fcntl.flock(f,fcntl.LOCK_EX);print('held',flush=True);time.sleep(3)"
+_HOLD = "import fcntl,sys;f=open(sys.argv[1],'a');fcntl.flock(f,fcntl.LOCK_EX);print('held',flush=True);sys.stdin.readline()"
