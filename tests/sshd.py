@@ -11,9 +11,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -31,7 +32,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 UseDNS no
 MaxStartups 100
-SetEnv HOME={folder}
+SetEnv HOME={folder}{more}
 """
 CLIENT = """
 Host *
@@ -161,7 +162,7 @@ def make_key(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def serve(folder: Path) -> Iterator[Server]:
+def serve(folder: Path, environ: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
     """Run the server until the context is left. Skips where it is not installed or may not run."""
     if not installed():
         pytest.skip("no ssh server here: apt-get install openssh-server")
@@ -174,7 +175,8 @@ def serve(folder: Path) -> Iterator[Server]:
     shutil.copy(folder / "client_key.pub", folder / "authorized_keys")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    (folder / "sshd_config").write_text(SERVER.format(port=port, folder=folder))
+    more = "".join(f" {key}={shlex.quote(value)}" for key, value in environ.items())
+    (folder / "sshd_config").write_text(SERVER.format(port=port, folder=folder, more=more))
     (folder / "config").write_text(CLIENT.format(folder=folder))
     command = [str(PROGRAM), "-D", "-f", folder / "sshd_config", "-E", folder / "log"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -17,7 +17,7 @@ from bench.parsers.text import Fields, Text, number, whole
 
 _LOGCAT = re.compile(r"[0-9]{2}-[0-9]{2} [0-9:.]{8,20} +[0-9]+ +[0-9]+ ([VDIWEF]) [\w.]+ *: ?(.*)")
 _TAG = re.compile(r"(VERBOSE|INFO|WARNING|WARN|ERROR|FATAL): (?:\[[\w.]+:[0-9]+\] ?)?(.*)")
-_PAIR = re.compile(r"(\w+)=(\S+?)(?:\(all same\))?")
+_PAIR = re.compile(r"(\w+)=(\S+)")
 _PHASE = re.compile(r"Running benchmark for at least .*")
 _TIMINGS = re.compile(
     r"Inference timings in us: Init: (\S+), First inference: (\S+), Warmup \(avg\): (\S+), (?:Inference \(avg\)|no stats): (\S+)"
@@ -28,7 +28,7 @@ _OLD_TIMINGS = re.compile(
 _FOOTPRINT = re.compile(r"Memory footprint delta from the start of the tool \(MB\): init=(\S+) overall=(\S+)")
 _REPLACED = re.compile(
     r"Replacing ([0-9]{1,7})(?: out of ([0-9]{1,7}))? node\(s\) with delegate \((.*?)\)(?: node)?"
-    r"(?:, yielding ([0-9]{1,7}) partitions(?: for (.*))?)?\.?"
+    r"(?:, yielding ([0-9]{1,7}) partitions(?: for (.*?))?)?\.?"
 )
 _APPLIED = re.compile(
     r"Explicitly applied (.*) delegate, and the model graph will be (completely|partially) executed by the delegate"
@@ -40,20 +40,20 @@ _NOT_APPLIED = re.compile(
 _PARAMETER = re.compile(r"([A-Z#][^\[\]]{0,80}): \[(.*)\]")
 _FIELDS = Fields(
     ("model_mb", number, r"The input model file size \(MB\): (\S+)"),
-    ("session_ms", number, r"Initialized session in (\S+)ms\."),
+    ("session_ms", number, r"Initialized session in (\S+)ms\.?"),
     ("peak_mb", number, r"Overall peak memory footprint \(MB\) via periodic monitoring: (\S+)"),
     ("graph", str, r"Loaded model (.+)"),
 )
 _KNOWN = re.compile(
     r"STARTING!|Note: as the benchmark tool itself affects memory footprint.*|Initialized TensorFlow Lite runtime\."
-    r"|Created TensorFlow Lite .* delegate .*|(?:Saving|Saved) benchmark result to: .*|Memory status at the end of exeution:"
+    r"|Created TensorFlow Lite .*delegate .*|(?:Saving|Saved) benchmark result to: .*|Memory status at the end of exeution:"
     r"|[-+] (?:VmRSS|RssAnnon|RssFile \+ RssShmem) +: [0-9]+ MB|Duplicate flags: .*|=+"
 )
 
 
 @dataclass(frozen=True)
 class Stats:
-    """One ``count=`` line, in microseconds; with one run there is only ``curr_us``."""
+    """One ``count=`` line, in microseconds; with one run, or when all took the same, there is only ``curr_us``."""
 
     count: int | None = None
     first_us: float | None = None
@@ -179,7 +179,7 @@ class _Log:
         return self.timings(message) or self.placement(message) or self.parameter(message)
 
     def statistics(self, message: str) -> bool:
-        pairs = [_PAIR.fullmatch(word) for word in message.split()]
+        pairs = [_PAIR.fullmatch(word) for word in message.replace("(all same)", "").split()]
         said = {pair[1]: pair[2] for pair in pairs if pair}
         keys = ("first", "curr", "min", "max", "avg", "std", "p5", "median", "p95")
         count = whole(said.get("count", ""))

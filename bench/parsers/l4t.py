@@ -104,8 +104,9 @@ def parse_release(text: str) -> Release:
 
 def parse_model(raw: str | bytes) -> str | None:
     """The board's name in ``/proc/device-tree/model``, which ends with a NUL; None when there is none."""
-    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-    return text[:1000].split("\0")[0].strip() or None
+    start = raw[:1000]
+    text = start.decode("utf-8", "replace") if isinstance(start, bytes) else start
+    return text.split("\0")[0].strip() or None
 
 
 def parse_package(text: str) -> Package:

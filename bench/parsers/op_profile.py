@@ -57,10 +57,11 @@ class Profile:
 
 @dataclass
 class _Tables:
-    """What the reader has; ``columns`` is empty outside a table."""
+    """What the reader has; ``columns`` is empty outside a table, ``ordered`` once the section's run order came."""
 
     section: str = ""
     title: str = ""
+    ordered: bool = False
     columns: tuple[str, ...] = ()
     initialization: list[Op] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
@@ -78,7 +79,8 @@ class ProfileReader:
         tables, text = self._tables, message.strip()
         section = _SECTION.fullmatch(text)
         if section:
-            tables.section, tables.title, tables.columns = section[1] or section[2], "", ()
+            tables.section, tables.title = section[1] or section[2], ""
+            tables.columns, tables.ordered = (), False
             return True
         if not tables.section:
             return False
@@ -90,17 +92,19 @@ class ProfileReader:
             self._header(text)
             return True
         if not tables.columns or "\t" not in text:
-            tables.columns = ()
+            if not text and tables.columns:
+                tables.title, tables.columns = "", ()
             return _FOOT.fullmatch(text) is not None
         return self._row([part.strip() for part in text.split("\t")])
 
     def _header(self, text: str) -> None:
         tables = self._tables
-        if not tables.title:
+        if "[count]" in text:
+            tables.title = "Summary by node type"
+        elif not tables.title or tables.columns or tables.title.startswith("Summary"):
             # some releases leave the titles out: run order comes first
-            tables.title = "Summary by node type" if "[count]" in text else "Run Order"
-        elif tables.columns:
-            tables.title = "Summary by node type" if "[count]" in text else "Top by Computation Time"
+            tables.title = "Top by Computation Time" if tables.ordered else "Run Order"
+        tables.ordered = tables.ordered or tables.title == "Run Order"
         tables.columns = tuple(name.strip().lower() for name in _COLUMN.findall(text))
 
     def _row(self, parts: list[str]) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-MAX_CHARS = 8_000_000
+MAX_CHARS = 4_000_000
 """Longer text loses its middle: a log's options are at its beginning, its results at its end."""
 MAX_LINE = 16_000
 """Longer lines are not looked at: no tool writes them."""

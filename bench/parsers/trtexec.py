@@ -20,7 +20,7 @@ _TIMING = re.compile(
 )
 _PAIR = re.compile(r"(min|max|mean|median|percentile\(([0-9.]{1,10})%\)) = (\S+) ms")
 _HEADER = re.compile(r"=== (.{1,60}) ===")
-_OPTION = re.compile(r"([A-Za-z][\w /.]{0,60}): ?(.*)")
+_OPTION = re.compile(r"([A-Za-z][\w /.()-]{0,60}): ?(.*)")
 _FELL_BACK = tuple(
     re.compile(pattern)
     for pattern in (
@@ -190,6 +190,8 @@ class _Log:
 
     def info(self, message: str, library: bool) -> bool:
         message = message.strip()
+        if not message or message.startswith("TensorRT version: "):
+            self.in_options = False
         if not message:
             return True
         if library:

@@ -25,7 +25,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Times:
-    """All queries after the warm-up (with it before TensorRT 8.6)."""
+    """All queries after the warm-up (with it before TensorRT 8.5)."""
 
     queries: tuple[Query, ...]
     unknown: tuple[str, ...]

@@ -26,7 +26,11 @@ def joules(second: float) -> float:
     return 2.0 * second + 8.0 * (min(max(second, 2.0), 5.0) - 2.0)
 
 
-WINDOWS = {"before": [0.501, 1.601], "steady": [2.001, 5.001], "after": [5.301, 6.401]}  # the agent samples as it opens one
+WINDOWS = {
+    "before": [0.501, 1.601],
+    "steady": [2.001, 5.001],
+    "after": [5.301, 6.401],
+}  # the agent samples as it opens one
 
 
 def recording(row) -> Json:
