@@ -127,7 +127,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Server:
-    """The running server; ``address`` leads to it through the proxy, ``client()`` is a client that may log in."""
+    """The running server; ``address`` leads to it through the proxy, ``command`` is the client that may log in."""
 
     folder: Path
     proxy: Proxy
@@ -137,9 +137,9 @@ class Server:
     def address(self) -> str:
         return f"ssh://{self.user}@127.0.0.1:{self.proxy.port}"
 
-    def client(self, *options: str) -> str:
-        """The client's command line, with more options."""
-        return shlex.join(["ssh", "-F", str(self.folder / "config"), *options])
+    @property
+    def command(self) -> str:
+        return shlex.join(["ssh", "-F", str(self.folder / "config")])
 
     def know(self, key: str = "host_key") -> None:
         """Let the client know the server by this key."""

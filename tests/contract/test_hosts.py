@@ -45,7 +45,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield open_host("local")
         return
     with serve(tmp_path_factory.mktemp("sshd")) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEFIT_SSH_COMMAND", server.client())
+        patch.setenv("EDGEFIT_SSH_COMMAND", server.command)
         opened = open_host(server.address)
         yield opened
         opened.close()

@@ -40,7 +40,7 @@ def bench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
         (["run", "--set", "training.epochs=-3"], "epochs"),
         (["run", "--set", "training.epochs"], "key=value"),
         (["run", "--only", "nobody"], "matches no variant"),
-        (["run", "--host", "ssh://box"], "Supported: local"),
+        (["run", "--host", "usb://box"], "Supported: local"),
         (["run", "--seed", "-1"], "--seed"),
         (["rnu"], "Did you mean run"),
         (["report", "nowhere"], "There is no run"),
