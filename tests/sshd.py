@@ -49,9 +49,11 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._open: list[socket.socket] = []
+        self._open: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self._left: int | None = None
+        self._thawed = threading.Event()
+        self._thawed.set()
         self.connections = self.up = self.down = 0
         self._listener = self._listen(0)
         self.port: int = self._listener.getsockname()[1]
@@ -72,12 +74,22 @@ class Proxy:
         self._listener = self._listen(self.port)
 
     def drop(self) -> None:
-        """Cut every line that is open."""
+        """Cut every line that is open. What has passed still arrives."""
         with self._lock:
             lines, self._open, self._left = self._open, [], None
-        for line in lines:
+        for near, far in lines:
             with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+                near.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                far.shutdown(socket.SHUT_WR)
+
+    def freeze(self) -> None:
+        """Let nothing pass, and tell nobody: a cable that was pulled."""
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        """Let everything pass again."""
+        self._thawed.set()
 
     def drop_after(self, count: int) -> None:
         """Cut every line when so many more bytes have passed, both ways together."""
@@ -90,19 +102,21 @@ class Proxy:
                 self.connections += 1
                 far = socket.create_connection(("127.0.0.1", self._target))
                 with self._lock:
-                    self._open += [near, far]
+                    self._open.append((near, far))
                 threading.Thread(target=self._pump, args=(near, far, True), daemon=True).start()
                 threading.Thread(target=self._pump, args=(far, near, False), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(16384):
+                self._thawed.wait()
                 if self._left is not None:
                     self._left -= len(block)
                     if self._left <= 0:
                         self.drop()
                         return
-                sink.sendall(block)
+                with contextlib.suppress(OSError):  # cut: the server is heard to its end all the same
+                    sink.sendall(block)
                 if up:
                     self.up += len(block)
                 else:
@@ -137,6 +151,11 @@ class Server:
         (self.folder / "known_hosts").write_text("")
 
 
+def installed() -> bool:
+    """Is there what a server needs?"""
+    return bool(PROGRAM and shutil.which("ssh") and shutil.which("ssh-keygen"))
+
+
 def make_key(path: Path) -> None:
     """A new key pair at ``path`` and ``path.pub``."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
@@ -145,7 +164,7 @@ def make_key(path: Path) -> None:
 @contextlib.contextmanager
 def serve(folder: Path, environ: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
     """Run the server until the context is left. Skips where it is not installed or may not run."""
-    if PROGRAM is None or not shutil.which("ssh") or not shutil.which("ssh-keygen"):
+    if not installed():
         pytest.skip("no ssh server here: apt-get install openssh-server")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(
@@ -159,7 +178,7 @@ def serve(folder: Path, environ: Mapping[str, str] = MappingProxyType({})) -> It
     more = "".join(f" {key}={shlex.quote(value)}" for key, value in environ.items())
     (folder / "sshd_config").write_text(SERVER.format(port=port, folder=folder, more=more))
     (folder / "config").write_text(CLIENT.format(folder=folder))
-    command = [PROGRAM, "-D", "-f", folder / "sshd_config", "-E", folder / "log"]
+    command = [str(PROGRAM), "-D", "-f", folder / "sshd_config", "-E", folder / "log"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         _await(process, port, folder / "log")

@@ -10,7 +10,9 @@ from bench.errors import UsageError
 
 FORM = "ssh://[USER@]HOST[:PORT]"
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_PLACE = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9._-]{0,252}))(?::(?P<port>.*))?", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,15 @@ def parse_ssh(rest: str) -> SshAddress:
         )
     if at and not _USER.fullmatch(user):
         raise _wrong(rest, f"the user {user!r}")
-    host, port = _split(place)
-    if ":" in host:
+    found = _PLACE.fullmatch(place)
+    if not found:
+        raise _wrong(rest, f"the host {place!r}")
+    if six := found["six"]:
         try:
-            ipaddress.IPv6Address(host)
+            ipaddress.IPv6Address(six)
         except ValueError:
-            raise _wrong(rest, f"the host {host!r}") from None
-    if "%" in host or not (":" in host or _HOST.fullmatch(host)):
-        raise _wrong(rest, f"the host {host!r}")
-    return SshAddress(host, user, _port(rest, port))
-
-
-def _split(place: str) -> tuple[str, str | None]:
-    """Host and port; the port is None where no colon is."""
-    if place.startswith("["):
-        host, _, tail = place[1:].partition("]")
-        return (host, tail[1:] if tail else None) if ":" in host and tail[:1] in ("", ":") else (place, None)
-    host, colon, port = place.partition(":")
-    return host, port if colon else None
+            raise _wrong(rest, f"the host {six!r}") from None
+    return SshAddress(six or found["host"], user, _port(rest, found["port"]))
 
 
 def _port(rest: str, text: str | None) -> int | None:

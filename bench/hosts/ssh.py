@@ -26,10 +26,13 @@ SHORT = 60.0
 SLOWEST = 100_000
 """Bytes a second: a copy that is slower is given up."""
 
+# A session that was cut may still be writing: what is there counts once it grows no more.
 FIND = """
 [ ! -d "$3" ] || { echo "it is a folder" >&2; exit 1; }
 mkdir -p -- "$1" || exit
-if [ -f "$2" ]; then wc -c <"$2"; else echo 0; fi
+before=
+while [ -s "$2" ] && size=$(wc -c <"$2") && [ "$size" != "$before" ]; do before=$size; sleep 1; done
+: >>"$2" && wc -c <"$2"
 """
 APPEND = 'exec cat >>"$1"'
 FINISH = """
