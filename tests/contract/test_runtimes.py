@@ -96,7 +96,7 @@ def test_probing_imports_no_runtime() -> None:
     code = (
         "import sys; from bench.runtimes import get, names; from bench.hosts import open_host\n"
         "[get(n).probe(open_host('local')) for n in names()]\n"
-        "print([m for m in ('torch', 'onnxruntime', 'ai_edge_litert', 'openvino', 'executorch', 'numpy') if m in sys.modules])"
+        "print([m for m in ('torch', 'onnxruntime', 'ai_edge_litert', 'openvino', 'executorch', 'playwright', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
