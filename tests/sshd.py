@@ -184,6 +184,7 @@ def serve(folder: Path, environ: Mapping[str, str] = MappingProxyType({})) -> It
         _await(process, port, folder / "log")
         server = Server(folder, Proxy(port), getpass.getuser())
         server.know()
+        _log_in(server)
         yield server
         server.proxy.refuse()
         server.proxy.drop()
@@ -202,3 +203,13 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail(f"sshd does not answer: {log.read_text()}")
+
+
+def _log_in(server: Server) -> None:
+    """Skip where a bare client is not let in, as with an account that is locked."""
+    command = [*shlex.split(server.command), "-p", str(server.proxy.port), f"{server.user}@127.0.0.1", "true"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(
+            f"{server.user} cannot log in: {done.stderr} {(server.folder / 'log').read_text()[-500:]}"
+        )

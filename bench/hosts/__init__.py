@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from bench.errors import UsageError, nearest
@@ -45,10 +46,10 @@ def open_address(address: str) -> Host:
     return cast("Host", kind(rest) if separator else kind())
 
 
-def supported(name: str = "", devices: object = ()) -> str:
-    """The kinds of addresses, and the devices whose names are near ``name``."""
+def supported(name: str = "", known: Iterable[str] = ()) -> str:
+    """The kinds of addresses, and those of the ``known`` devices that are near ``name``."""
     kinds = "Supported: " + ", ".join(FORMS.values())
-    known = list(cast("dict[str, object]", devices))
-    if not known:
+    devices = list(known)
+    if not devices:
         return f"{kinds}; `bench hosts add NAME ADDRESS` gives one a name"
-    return f"{nearest(name, known)} {kinds}, or a name of `bench hosts list`"
+    return f"{nearest(name, devices)} {kinds}, or a name of `bench hosts list`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
@@ -280,16 +279,17 @@ def _transfer(look: _Look) -> list[Step]:
         up, down = Path(folder, "up"), Path(folder, "down")
         up.write_bytes(os.urandom(PROBE_BYTES))
         try:
-            times = [time.monotonic()]
-            for copy in (lambda: look.host.put(up, remote), lambda: look.host.get(remote, down)):
-                copy()
-                times.append(time.monotonic())
+            start = time.monotonic()
+            look.host.put(up, remote)
+            there = time.monotonic()
+            look.host.get(remote, down)
+            back = time.monotonic()
         finally:
             look.host.exec(["rm", "-f", "--", remote], SECONDS, check=False)
         same = up.read_bytes() == down.read_bytes()
     if not same:
         return [Step("transfer", "failed", "1 MB comes back changed", "Look at its storage and the line")]
-    rates = [PROBE_BYTES / 1e6 / max(b - a, 1e-6) for a, b in itertools.pairwise(times)]
+    rates = [PROBE_BYTES / 1e6 / max(seconds, 1e-6) for seconds in (there - start, back - there)]
     return [
         Step("transfer", "ok", f"1 MB there and back unharmed; {rates[0]:.1f} MB/s up, {rates[1]:.1f} down")
     ]

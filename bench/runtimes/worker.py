@@ -78,7 +78,8 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory(prefix="edgefit-worker-", ignore_cleanup_errors=True)
         env = environment(threads, cpus) | {"TMPDIR": self._folder.name}
         self._process: subprocess.Popen[bytes] = host.start(argv, env, self._stderr)
-        self.pids = self.weighed = (self.pid,)
+        self.pids: tuple[int, ...] = (self.pid,)
+        self.weighed: tuple[int, ...] = self.pids
 
     @property
     def pid(self) -> int:
