@@ -33,7 +33,9 @@ PermitRootLogin prohibit-password
 UseDNS no
 MaxStartups 100
 SetEnv HOME={folder}{more}
+ForceCommand cd {folder} && exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 """
+"""Commands start in the test's folder, not in the person's home."""
 CLIENT = """
 Host *
   IdentityFile {folder}/client_key

@@ -7,7 +7,6 @@ there and ``-O`` in ssh(1).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -161,17 +160,18 @@ class SshClient:
 
     def _socket(self) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="edgefit-", dir=_base()))  # mode 0700
+            client = _client()
+            folder = Path(tempfile.mkdtemp(prefix="edgefit-", dir=_base()))  # mode 0700
             leave = [
-                *_client(),
+                *client,
                 "-o",
-                f"ControlPath={self._folder / 's'}",
+                f"ControlPath={folder / 's'}",
                 "-O",
                 "exit",
                 "--",
                 self.address.destination,
             ]
-            self._end = weakref.finalize(self, _leave, leave, self._folder)
+            self._folder, self._end = folder, weakref.finalize(self, _leave, leave, folder)
         return self._folder / "s"
 
     def _why(self, said: str) -> HostRefused | HostUnreachable:
@@ -251,8 +251,7 @@ def _ask(command: Sequence[str]) -> bool:
 def _leave(command: Sequence[str], folder: Path) -> None:
     if (folder / "s").exists():
         _ask(command)
-    with contextlib.suppress(OSError):
-        shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # the client removes its socket at the same time
 
 
 def _base() -> str:

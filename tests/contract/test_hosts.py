@@ -19,23 +19,14 @@ from bench.hosts.base import CommandFailed, Host, HostTimeout, HostUnreachable
 from tests.sshd import serve
 
 NAMES = [
-    "plain",
     "two words",
     "-rf",
-    "--",
-    "it's",
-    'a "quote"',
-    "line\nbreak",
-    "$(touch canary)",
-    "`touch canary`",
-    "; touch canary #",
+    'it\'s a "quote"',
+    "line\nbreak; touch canary #",
+    "$(touch canary)`touch canary`",
     "&& touch canary",
-    "*",
-    "~",
-    "back\\slash",
-    "ümläut",
-    "%s%n",
-    "#",
+    "*~",
+    "back\\slash %s%n ümläut",
 ]
 
 
@@ -101,7 +92,7 @@ def test_input_that_is_not_read_is_no_error(host: Host) -> None:
 
 def test_arguments_arrive_unharmed(host: Host, tmp_path: Path) -> None:
     code = "import json, os, sys; os.chdir(sys.argv[1]); print(json.dumps(sys.argv[2:]))"
-    words = [*NAMES, "", " ", "\t\r\n", "$HOME", "!!", "a=b", "\\", "'\\''"]
+    words = [*NAMES, "--", "", " ", "\t\r\n", "$HOME", "!!", "a=b", "\\", "'\\''"]
     done = host.exec([sys.executable, "-c", code, str(tmp_path), *words], timeout=30)
     assert json.loads(done.stdout) == words
     assert (
