@@ -6,6 +6,7 @@ Exit status 0: measured; 3: the artifact or the job cannot be run (``result.json
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -57,6 +58,8 @@ class Measurement:
             "runtime": {},
         }
         self.result["runtime"] = {"name": job["runtime"], "version": backend.version}
+        backend.precision = job.get("precision", backend.precision)
+        backend.engines = job.get("engines", "")
         self.phase = ""
         self._images: Optional[np.ndarray] = None
         self._phase_start = 0.0
@@ -148,17 +151,22 @@ class Measurement:
         start = time.perf_counter()
         backend.exact = bool(job.get("exact"))
         backend.alone = (job.get("load") or {}).get("streams", 1) < 2
-        backend.load(job["artifact"], job["threads"], job["device"])
-        self.spec = inputs.single_input(job["inputs"], backend.inputs())
-        inputs.single_output(backend.outputs())
-        backend.shape = self.spec["shape"]
-        backend.set_batch(job["batch"])  # some runtimes plan memory or compile here
+        with self.events.alive("building") if backend.slow_load else contextlib.nullcontext():
+            self._load()
         self.result["load_seconds"] = time.perf_counter() - start
         self.result["notes"].extend(backend.notes)
         self.batches = [inputs.to_input(p, job["preprocess"], self.spec) for p in self._picked] or [
             inputs.random_input(self.spec, job["batch"])
         ]
         self._prepared = [backend.prepare(b) for b in self.batches]
+
+    def _load(self) -> None:
+        job, backend = self.job, self.backend
+        backend.load(job["artifact"], job["threads"], job["device"])
+        self.spec = inputs.single_input(job["inputs"], backend.inputs())
+        inputs.single_output(backend.outputs())
+        backend.shape = self.spec["shape"]
+        backend.set_batch(job["batch"])  # some runtimes plan memory or compile here
 
     def first(self) -> None:
         """The first call: what a person who starts the program waits for. Its outputs must make sense."""

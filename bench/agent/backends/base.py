@@ -30,6 +30,9 @@ class Backend(abc.ABC):
         clock: whose clock times a call: the harness's, or the runtime's own (:meth:`took`).
         exact: run INT8 in exact arithmetic, slowly: accuracy as on a CPU or GPU whose kernels do not saturate.
         alone: no other instance works at the same time.
+        precision: of the artifact, where the runtime must be told.
+        engines: a folder for what :meth:`load` builds and a later process can read again; empty: there is none.
+        slow_load: loading may take minutes; the engine is told meanwhile that the worker lives.
         shape: the input's shape, set before :meth:`set_batch` where the artifact leaves height and width free.
         notes: what a reader of the figures must know, filled in by load and set_batch.
     """
@@ -39,6 +42,9 @@ class Backend(abc.ABC):
     clock = "the harness's, around the call"
     exact = False
     alone = True
+    precision = "fp32"
+    engines = ""
+    slow_load = False
     shape: Optional[List[Optional[int]]] = None
 
     def __init__(self) -> None:
