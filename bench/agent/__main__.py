@@ -93,6 +93,9 @@ class Measurement:
         return own
 
     def run(self) -> None:
+        if self.backend.whole(self):
+            self.leave()
+            return
         if self.job.get("describe"):
             self.describe()
             return

@@ -26,7 +26,9 @@ Json = Dict[str, Any]
 SAMPLED = ("load", "first", "warmup")
 PARTS = {"first": "load", "warmup": "first", "steady": "steady", "settled": "steady", "predict": "steady"}
 """Where a phase begins, the part of the work that has just ended: its memory counts there."""
-OUTPUTS = ("result.json", "observed.json", "samples.npy", "warmup.npy", "outputs.npy")
+OUTPUTS = (
+    "result.json", "observed.json", "samples.npy", "warmup.npy", "outputs.npy", "build.txt", "run.txt", "times.json"
+)  # fmt: skip
 PACKED = "outputs.tar"
 ENGINES = "engines"
 """A folder of the workspace."""

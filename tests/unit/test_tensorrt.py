@@ -13,6 +13,7 @@ import pytest
 from bench.agent.backends import cuda, tensorrt_
 from bench.agent.backends import tensorrt_rules as rules
 from bench.agent.inputs import Refused
+from tests.standins import flat_onnx
 
 pytest.importorskip("onnxruntime")
 STANDINS = str(Path(__file__).parents[1] / "standins")
@@ -21,14 +22,7 @@ SHAPE = (2, 3, 4, 4)
 
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from onnx import TensorProto, helper, save
-
-    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4, 4])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 48])
-    graph = helper.make_graph([helper.make_node("Flatten", ["x"], ["y"])], "net", [x], [y])
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
+    return flat_onnx(tmp_path_factory.mktemp("onnx") / "net.onnx")
 
 
 @pytest.fixture

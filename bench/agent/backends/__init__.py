@@ -31,4 +31,5 @@ BACKENDS: Dict[str, Callable[[], Backend]] = {
     "openvino": _lazy("openvino_", "OpenVino"),
     "executorch": _lazy("executorch_", "ExecuTorch"),
     "tensorrt": _lazy("tensorrt_", "TensorRt"),
+    "trtexec": _lazy("trtexec", "Trtexec"),
 }

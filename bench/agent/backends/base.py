@@ -84,6 +84,10 @@ class Backend(abc.ABC):
         without the Python binding that :meth:`call` goes through; None: the harness's clock counts."""
         return None
 
+    def whole(self, measurement: Any) -> bool:
+        """Do the job as a whole, where the runtime is a program that times by itself; False: the harness does it."""
+        return False
+
     @abc.abstractmethod
     def fetch(self) -> np.ndarray:
         """The output of the last call as an array; not timed."""
