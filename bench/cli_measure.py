@@ -40,7 +40,7 @@ _file = click.argument("file", type=click.Path(path_type=Path))
 _runtime = click.option("--runtime", default="", help="Default: the one that takes this kind of file.")
 _device = click.option(
     "--device",
-    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    type=click.Choice(["cpu", "cuda", "tensorrt", "dla0", "dla1"]),
     help="Default: cpu, where the runtime has it.",
 )
 _data = click.option("--data", default="", help="Feed these images; default: seeded random ones.")

@@ -6,6 +6,7 @@ Exit status 0: measured; 3: the artifact or the job cannot be run (``result.json
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -58,6 +59,8 @@ class Measurement:
             "runtime": {},
         }
         self.result["runtime"] = {"name": job["runtime"], "version": backend.version}
+        backend.precision = job.get("precision", backend.precision)
+        backend.engines = job.get("engines", "")
         self.phase = ""
         self._images: Optional[np.ndarray] = None
         self._phase_start = 0.0
@@ -91,6 +94,9 @@ class Measurement:
         return own
 
     def run(self) -> None:
+        if self.backend.whole(self):
+            self.leave()
+            return
         if self.job.get("describe"):
             self.describe()
             return
@@ -149,17 +155,24 @@ class Measurement:
         start = time.perf_counter()
         backend.exact = bool(job.get("exact"))
         backend.alone = (job.get("load") or {}).get("streams", 1) < 2
-        own = backend.load(job["artifact"], job["threads"], job["device"])
-        self.spec = inputs.single_input(job["inputs"], backend.inputs())
-        inputs.single_output(backend.outputs())
-        backend.shape = self.spec["shape"]
-        backend.set_batch(job["batch"])  # some runtimes plan memory or compile here
+        with self.events.alive("building") if backend.slow_load else contextlib.nullcontext():
+            own = self._load()
         self.result["load_seconds"] = time.perf_counter() - start if own is None else own
         self.result["notes"].extend(backend.notes)
         self.batches = [backend.to_input(p, job["preprocess"], self.spec) for p in self._picked] or [
             inputs.random_input(self.spec, job["batch"])
         ]
         self._prepared = [backend.prepare(b) for b in self.batches]
+
+    def _load(self) -> Optional[float]:
+        """Seconds by the backend's own clock, where it has one."""
+        job, backend = self.job, self.backend
+        own = backend.load(job["artifact"], job["threads"], job["device"])
+        self.spec = inputs.single_input(job["inputs"], backend.inputs())
+        inputs.single_output(backend.outputs())
+        backend.shape = self.spec["shape"]
+        backend.set_batch(job["batch"])  # some runtimes plan memory or compile here
+        return own
 
     def first(self) -> None:
         """The first call: what a person who starts the program waits for. Its outputs must make sense."""

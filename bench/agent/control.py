@@ -5,15 +5,18 @@ The runtime may print what it likes: everything but events goes to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import sys
 import threading
-from typing import IO, Any, Callable, Dict, Optional, Sequence
+from typing import IO, Any, Callable, Dict, Iterator, Optional, Sequence
 
 Json = Dict[str, Any]
 ORPHANED = 4
+ALIVE, MOST_ALIVE = 20.0, 90
+"""Seconds between two signs of life, and how many are given: what hangs is ended after that."""
 
 
 def proportional_set_kb(pids: Sequence[int] = ()) -> Optional[int]:
@@ -67,6 +70,25 @@ class Events:
             self._out.flush()
         except BrokenPipeError:
             os._exit(ORPHANED)  # nobody is listening any more
+
+    @contextlib.contextmanager
+    def alive(self, doing: str) -> Iterator[None]:
+        """Say every ``ALIVE`` seconds, for half an hour at most, that something long is under way."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            for n in range(1, MOST_ALIVE + 1):
+                if ended.wait(ALIVE):
+                    return
+                self.emit("log", text="%s, %d s so far" % (doing, n * ALIVE))
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def phase(self, name: str, **details: Any) -> None:
         self.emit("phase", name=name, pss_kb=self.memory_kb(), **details)

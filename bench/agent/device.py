@@ -18,7 +18,7 @@ import time
 from typing import Any, Dict, List
 
 from .look import look
-from .supervise import Supervisor, known
+from .supervise import ENGINES, Supervisor, known
 
 Json = Dict[str, Any]
 POLL = 0.05
@@ -141,7 +141,9 @@ def clean(asked: Json) -> Json:
         except OSError:
             return {"busy": True, "removed": 0, "freed_bytes": 0, "left_bytes": _bytes(root)}
         entries = [
-            os.path.join(root, d, n) for d in ("jobs", "objects") for n in _names(os.path.join(root, d))
+            os.path.join(root, d, n)
+            for d in ("jobs", "objects", ENGINES)
+            for n in _names(os.path.join(root, d))
         ]
         entries.sort(key=_used)
         left = _bytes(root)

@@ -26,8 +26,12 @@ Json = Dict[str, Any]
 SAMPLED = ("load", "first", "warmup")
 PARTS = {"first": "load", "warmup": "first", "steady": "steady", "settled": "steady", "predict": "steady"}
 """Where a phase begins, the part of the work that has just ended: its memory counts there."""
-OUTPUTS = ("result.json", "observed.json", "samples.npy", "warmup.npy", "outputs.npy")
+OUTPUTS = (
+    "result.json", "observed.json", "samples.npy", "warmup.npy", "outputs.npy", "build.txt", "run.txt", "times.json"
+)  # fmt: skip
 PACKED = "outputs.tar"
+ENGINES = "engines"
+"""A folder of the workspace."""
 MEMORY_PERIOD = 0.05
 STDERR_TAIL = 4000
 BUSY = 1.0
@@ -86,7 +90,8 @@ class Supervisor:
         self.folder = folder
         with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
             self.asked: Json = json.load(file)
-        self.asked["job"]["outdir"] = folder  # it writes nowhere else
+        self.asked["job"]["outdir"] = folder  # it writes nowhere else, besides what it builds
+        self.asked["job"]["engines"] = os.path.join(self.asked["workspace"], ENGINES)
         self._events: IO[str] = open(os.path.join(folder, "events.jsonl"), "a", encoding="utf-8")
         self.sensor = Sensor(self.asked.get("sensor") or {})
         self.observed: Json = {"gates": {}}

@@ -24,6 +24,17 @@ LEFT = "restore.json"
 STORED = "clocks.conf"
 
 
+COMPATIBLE = "proc/device-tree/compatible"
+DLA_CORES = {"tegra194": 2, "p3701": 2, "p3767-0000": 2, "p3767-0001": 1}
+"""By chip or module in the device tree: both Xaviers, AGX Orin, Orin NX 16GB and 8GB; as in our profiles of them."""
+
+
+def dla_cores(files: Json) -> int:
+    """DLA cores of the board with these files; 0 where it has none or is no Jetson."""
+    compatible = str(files.get(COMPATIBLE, ""))
+    return next((cores for name, cores in DLA_CORES.items() if name in compatible), 0)
+
+
 def _sudo(host: Host, *command: str, check: bool = True) -> Completed:
     return host.exec(["sudo", "-n", *command], ANSWER, check=check)
 

@@ -41,7 +41,18 @@ RETRY = (0.2, 0.5, 1.0, 2.0, 5.0)
 LASTED = 20.0
 """A line that held for so many seconds was there, and what comes next is another cut."""
 MOST_LINE = 1_000_000
-OUTPUTS = frozenset(("result.json", "observed.json", "samples.npy", "warmup.npy", "outputs.npy"))
+OUTPUTS = frozenset(
+    (
+        "result.json",
+        "observed.json",
+        "samples.npy",
+        "warmup.npy",
+        "outputs.npy",
+        "build.txt",
+        "run.txt",
+        "times.json",
+    )
+)  # the last three: of trtexec
 PACKED = "outputs.tar"
 
 

@@ -37,7 +37,7 @@ class CellJob:
         outdir: an existing folder for ``result.json``, ``samples.npy``, ``warmup.npy``, ``outputs.npy``.
         batch: images per call.
         threads: compute threads of the runtime.
-        device: ``cpu``, ``cuda`` or ``tensorrt``; one of the probe's devices.
+        device: ``cpu``, ``cuda``, ``tensorrt``, ``dla0`` or ``dla1``; one of the probe's devices.
         protocol: when to stop.
         images: a ``.npy`` of uint8 (N, H, W, C), already resized as the artifact's preprocessing says;
             None feeds seeded random images, and the result says so.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.hosts.base import Host
     from bench.measure.power import EnergySource
     from bench.runtimes.listener import Observed
+    from bench.runtimes.remote import Machine
 
 VNNI = ("avx512_vnni", "avx_vnni")
 
@@ -46,6 +47,19 @@ class LocalRuntime(abc.ABC):
             missing = f"the package {self.distributions[0]} is not installed"
             return Probe(False, reason=missing, remedy=f"Install it with: {self.remedy}")
         return Probe(True, version=self._version(), devices=("cpu", *self.accelerators()))
+
+    def there(self, machine: Machine) -> Probe:
+        """The same of a machine elsewhere, by what its agent saw."""
+        seen = machine.seen
+        if self.module not in seen["modules"]:
+            missing = f"the package {self.distributions[0]} is not installed on {machine.name}"
+            return Probe(False, reason=missing, remedy=f"Install it there, for example with: {self.remedy}")
+        found = [seen["own"]["packages"][d] for d in self.distributions if d in seen["own"]["packages"]]
+        return Probe(True, version=found[0] if found else "unknown", devices=("cpu",))
+
+    def worker_there(self, machine: Machine) -> str:
+        """The agent's backend for it there (:data:`bench.agent.backends.BACKENDS`)."""
+        return self.name
 
     def _version(self) -> str:
         for distribution in self.distributions:

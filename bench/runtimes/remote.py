@@ -16,7 +16,7 @@ from bench.measure.disturbance import Disturbance, compare, snapshot
 from bench.measure.environment import PACKAGES
 from bench.measure.power.recorded import Meter, meter
 from bench.measure.system import cpu_list
-from bench.runtimes import RUNTIMES, get
+from bench.runtimes import RUNTIMES, get, trtexec_
 from bench.runtimes.base import CellJob, Probe, Runtime, WorkerResult
 from bench.runtimes.listener import Observed
 from bench.runtimes.local import LocalRuntime, worker_result
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 JOB = "job"
 """A file in a cell's folder: the name of its job on the device."""
-PROGRAMS = ("tegrastats", "nvpmodel", "jetson_clocks", "trtexec")
+PROGRAMS = ("tegrastats", "nvpmodel", "jetson_clocks", *trtexec_.PROGRAMS)
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Machine:
     seen: Json
     environment: Json
     meters: dict[str, Meter] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of programs that were asked."""
 
     @classmethod
     def reach(cls, workspace: Workspace) -> Machine:
@@ -94,14 +96,9 @@ class RemoteRuntime:
 
     def probe(self, host: Host) -> Probe:
         """See :meth:`bench.runtimes.base.Runtime.probe`; by what the agent saw."""
-        known, seen = self._known, self._machine.seen
-        if not isinstance(known, LocalRuntime) or not known.travels:
+        if not isinstance(self._known, LocalRuntime) or not self._known.travels:
             return Probe(False, reason=f"{self.name} does not run through the agent")
-        if self.module not in seen["modules"]:
-            missing = f"the package {known.distributions[0]} is not installed on {self._machine.name}"
-            return Probe(False, reason=missing, remedy=f"Install it there, for example with: {known.remedy}")
-        found = [seen["own"]["packages"][d] for d in known.distributions if d in seen["own"]["packages"]]
-        return Probe(True, version=found[0] if found else "unknown", devices=("cpu",))
+        return self._known.there(self._machine)
 
     def refuse(self, precision: str, environment: Json, device: str = "cpu") -> str:
         """See :meth:`bench.runtimes.base.Runtime.refuse`."""
@@ -131,7 +128,10 @@ class RemoteRuntime:
         if job.turn_seconds or job.load:
             raise WorkerError(f"Turns and loads are not measured on another machine ({self._machine.name})")
         machine = self._machine
-        source = machine.meter(job.device)
+        known = self._known
+        worker_name = known.worker_there(machine) if isinstance(known, LocalRuntime) else self.name
+        # the rails of a board count its DLAs with everything else
+        source = machine.meter("cuda" if job.device.startswith("dla") else job.device)
         files = {job.artifact.sha256: job.path}
         images = file_sha256(job.images) if job.images else ""
         if job.images:
@@ -141,7 +141,7 @@ class RemoteRuntime:
             job, path=Path(places[job.artifact.sha256]), images=Path(places[images]) if images else None
         )
         order = {
-            "job": job_json(asked, self.name)
+            "job": job_json(asked, worker_name)
             | {"outdir": "", "least_seconds": METER_MARGIN * source.shortest},
             "env": agent_environment(job.threads, job.protocol.cpus),
             "sensor": source.sensor,
@@ -155,6 +155,12 @@ class RemoteRuntime:
             (job.outdir / JOB).unlink()  # asked for again, it is begun again
             raise
         raw = read_result(job.outdir / "result.json", self.name)
+        seconds = {
+            "start": float(seen.get("start_seconds", 0.0)),
+            "total": float(seen.get("total_seconds", 0.0)),
+        }
+        if worker_name == trtexec_.WORKER:
+            return trtexec_.result(raw, job, seconds)
         window = source.replay(seen.get("sensor", {}), machine.seen["files"])
         observed = Observed(
             peaks={k: int(v) for k, v in seen.get("peaks", {}).items()},
@@ -162,10 +168,6 @@ class RemoteRuntime:
             disturbance=disturbance(seen, machine.environment),
             no_energy=source.reason,
         )
-        seconds = {
-            "start": float(seen.get("start_seconds", 0.0)),
-            "total": float(seen.get("total_seconds", 0.0)),
-        }
         return worker_result(raw, job, observed, seconds)
 
 

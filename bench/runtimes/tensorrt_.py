@@ -1,15 +1,29 @@
-"""TensorRT on NVIDIA GPUs: ``.engine`` files and ONNX. Not run on hardware yet."""
+"""TensorRT on NVIDIA GPUs and DLAs: ``.engine`` files and ONNX, built where it runs. Not run on hardware yet."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.agent import look
+from bench.hosts import jetson
+from bench.runtimes import trtexec_
 from bench.runtimes.base import Probe
 from bench.runtimes.local import LocalRuntime, nvidia_device
 from bench.types import Json
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
+    from bench.runtimes.remote import Machine
+
+
+def _devices(version: str, files: Json) -> tuple[str, ...]:
+    """``cuda``, and ``dla0``, ``dla1`` where board and release have them; ``files`` of the machine, by path."""
+    cores = jetson.dla_cores(files)
+    if cores:
+        from bench.agent.backends.tensorrt_rules import has_dla
+
+        cores = cores if has_dla(version) else 0
+    return ("cuda", *(f"dla{i}" for i in range(cores)))
 
 
 class TensorRt(LocalRuntime):
@@ -26,11 +40,33 @@ class TensorRt(LocalRuntime):
             return Probe(
                 False, reason="tensorrt needs an NVIDIA GPU, and this machine shows none", remedy=self.remedy
             )
-        return Probe(found.available, found.version, found.reason, found.remedy, ("cuda",))
+        board = look.text_of(look.placed(jetson.COMPATIBLE)) or ""
+        devices = _devices(found.version, {jetson.COMPATIBLE: board})
+        return Probe(found.available, found.version, found.reason, found.remedy, devices)
+
+    def there(self, machine: Machine) -> Probe:
+        """By the Python bindings, where they are new enough, else by trtexec. A DLA where board and release have one."""
+        found = super().there(machine)
+        if self.worker_there(machine) == trtexec_.WORKER:
+            found = Probe(True, version=trtexec_.version(machine))
+        elif not found.available:
+            return Probe(False, reason=f"{found.reason}, and there is no trtexec", remedy=found.remedy)
+        return Probe(True, version=found.version, devices=_devices(found.version, machine.seen["files"]))
+
+    def worker_there(self, machine: Machine) -> str:
+        from bench.agent.backends.tensorrt_rules import NAMED_TENSORS, parts
+
+        bindings = super().there(machine)
+        number = parts(bindings.version)
+        if bindings.available and not (number and number < NAMED_TENSORS):
+            return self.name
+        return trtexec_.WORKER if trtexec_.version(machine) else self.name
 
     def refuse(self, precision: str, environment: Json, device: str = "cpu") -> str:
         if device == "cpu":
             return "tensorrt does not run on CPUs"
+        if device.startswith("dla") and precision == "fp32":
+            return "a DLA computes in FP16 and INT8, not in FP32"
         return "" if precision in ("fp32", "fp16", "int8") else f"tensorrt does not run {precision}"
 
     def int8_scheme(self, environment: Json) -> str:

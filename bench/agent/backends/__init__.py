@@ -33,4 +33,5 @@ BACKENDS: Dict[str, Callable[[], Backend]] = {
     "tensorrt": _lazy("tensorrt_", "TensorRt"),
     "browser": _lazy("browser", "BrowserWasm"),
     "browser-webgpu": _lazy("browser", "BrowserWebGpu"),
+    "trtexec": _lazy("trtexec", "Trtexec"),
 }

@@ -30,6 +30,9 @@ class Backend(abc.ABC):
         clock: whose clock times a call: the harness's, or the runtime's own (:meth:`took`).
         exact: run INT8 in exact arithmetic, slowly: accuracy as on a CPU or GPU whose kernels do not saturate.
         alone: no other instance works at the same time.
+        precision: of the artifact, where the runtime must be told.
+        engines: a folder for what :meth:`load` builds and a later process can read again; empty: there is none.
+        slow_load: loading may take minutes; the engine is told meanwhile that the worker lives.
         shape: the input's shape, set before :meth:`set_batch` where the artifact leaves height and width free.
         own_loop: it makes the timed calls by itself (:meth:`stream`); nobody here can make one at a given moment.
         calls_per_sample: of how many calls each of its samples is the mean.
@@ -43,6 +46,9 @@ class Backend(abc.ABC):
     alone = True
     own_loop = False
     calls_per_sample = 1
+    precision = "fp32"
+    engines = ""
+    slow_load = False
     shape: Optional[List[Optional[int]]] = None
 
     def __init__(self) -> None:
@@ -93,6 +99,10 @@ class Backend(abc.ABC):
     def stream(self, prepared: Sequence[Any]) -> Callable[[], Sequence[float]]:
         """Of a backend with its ``own_loop``: a function that makes some calls on these batches by turns; seconds of each."""
         raise NotImplementedError
+
+    def whole(self, measurement: Any) -> bool:
+        """Do the job as a whole, where the runtime is a program that times by itself; False: the harness does it."""
+        return False
 
     @abc.abstractmethod
     def fetch(self) -> np.ndarray:
