@@ -246,7 +246,10 @@ class Measurement:
         rows, told = [], time.perf_counter()
         for low, high in inputs.chunks(len(images), size):
             part = images[np.minimum(np.arange(low, low + size), high - 1)]
-            backend.feed(backend.prepare(backend.to_input(part, self.job["preprocess"], self.spec)))
+            values = backend.to_input(
+                part, self.job["preprocess"], self.spec
+            )  # kept: some runtimes read it in place
+            backend.feed(backend.prepare(values))
             backend.call()
             rows.append(inputs.to_logits(backend.fetch(), self.output, size)[: high - low])
             if time.perf_counter() - told > timing.PROGRESS_SECONDS:
