@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from bench.hosts.adb_client import HOME
 from bench.hosts.captured import CPU, laid_out
 from bench.parsers.adb import parse_properties
 from bench.parsers.dumpsys import THROTTLING, parse_battery, parse_power, parse_thermal
@@ -18,7 +19,9 @@ from bench.types import Json
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
+    from bench.hosts.inventory import Device
 
+WORKSPACE = f"{HOME}/edgefit"
 SECONDS = 30.0
 FILES = (
     "proc/cpuinfo", "proc/meminfo", "proc/stat", "proc/loadavg", "proc/self/status", "proc/version",
@@ -35,6 +38,7 @@ printf '%s getprop\\n' "$word"; getprop"""
 SERVICES = ("battery", "thermalservice", "power")
 ASK = 'for name in battery thermalservice power; do printf "%s %s\\n" "$1" "$name"; dumpsys "$name"; done 2>/dev/null'
 METERS = "cat /sys/bus/iio/devices/iio:device*/energy_value"
+SIZE = 'mkdir -p -- "$1" && du -sk -- "$1"'
 PROPERTIES = {
     "manufacturer": ("ro.product.manufacturer",),
     "model": ("ro.product.model",),
@@ -43,6 +47,25 @@ PROPERTIES = {
     "security_patch": ("ro.build.version.security_patch",),
     "abi": ("ro.product.cpu.abi",),
 }
+
+
+def folder_of(device: Device) -> str:
+    """Our folder on a phone; one that the inventory names for a home folder has no meaning there."""
+    return device.workspace if device.workspace.startswith("/") else WORKSPACE
+
+
+def clean(host: Host, folder: str, days: float) -> Json:
+    """Remove files that were written so many days ago: ``freed_bytes``, ``left_bytes``. Raises as :meth:`bench.hosts.base.Host.exec`."""
+    age = ["-mmin", f"+{round(days * 1440)}"] if days else []
+    before = _bytes(host, folder)
+    host.exec(["find", folder, "-type", "f", *age, "-exec", "rm", "-f", "--", "{}", "+"], SECONDS)
+    left = _bytes(host, folder)
+    return {"freed_bytes": max(0, before - left), "left_bytes": left}
+
+
+def _bytes(host: Host, folder: str) -> int:
+    told = host.exec(["sh", "-c", SIZE, "sh", folder], SECONDS).stdout.split()
+    return 1024 * int(told[0]) if told and told[0].isdecimal() else 0
 
 
 def describe(host: Host) -> Json:

@@ -172,7 +172,9 @@ class Workspace:
                     since, tries = now, 0
                 if now - since > self.patience:
                     raise
-                notify("warning", {"text": f"the line to {self.host.name} was cut ({error.what}); trying again"})
+                notify(
+                    "warning", {"text": f"the line to {self.host.name} was cut ({error.what}); trying again"}
+                )
                 time.sleep(RETRY[min(tries, len(RETRY) - 1)])
                 tries += 1
 

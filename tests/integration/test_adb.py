@@ -9,7 +9,10 @@ import pytest
 from bench.errors import MissingError, UsageError
 from bench.hosts import open_host, phone
 from bench.hosts.base import HostRefused, HostUnreachable
-from tests.standin_phone import MODEL, Phones
+from bench.hosts.check import Step, check
+from bench.hosts.inventory import Device
+from bench.runtimes.phone import Phone
+from tests.standin_phone import MODEL, Phones, tool
 
 
 @pytest.fixture
@@ -135,3 +138,65 @@ def test_without_power_monitors_the_reason_is_said(phones: Phones) -> None:
     (monitor / "energy_value").write_text("t=1000\nCH0(T=1000)[S2M_VDD_CPUCL2], 5000\n")
     found, reason = phone.energies(host)
     assert reason == "" and found.rails[0].energy_uws == 5000
+
+
+def look(address: str, folder: str = ".cache/edgefit-device") -> dict[str, Step]:
+    return {step.name: step for step in check(Device("", address, workspace=folder), lambda *_: None)}
+
+
+def test_a_phone_that_is_ready_passes_every_step_of_the_check(phones: Phones) -> None:
+    folder = phones.add("AAA", tools=("benchmark_model",))
+    steps = look("adb://AAA")
+    assert {step.state for step in steps.values()} == {"ok"}
+    assert MODEL in steps["phone"].found and "arm64-v8a" in steps["phone"].found
+    assert "for litert" in steps["benchmark_model"].found and "MB/s up" in steps["transfer"].found
+    assert not any((folder / "tmp/edgefit").iterdir())
+
+
+def test_what_a_phone_lacks_and_what_disturbs_it_are_said(phones: Phones) -> None:
+    phones.add("AAA")
+    phones.conditions("AAA", thermal=3)
+    steps = look("adb://AAA")
+    assert steps["tools"].state == "failed" and "EDGEFIT_ANDROID_BENCHMARK" in steps["tools"].todo
+    assert steps["conditions"].state == "warning" and "severe (3)" in steps["conditions"].found
+
+
+def test_the_check_of_an_unauthorised_phone_stops_there(phones: Phones) -> None:
+    phones.add("AAA", state="unauthorized")
+    steps = look("adb://AAA")
+    assert (steps["adb"].state, steps["phone"].state) == ("ok", "failed")
+    assert "accept its question" in steps["phone"].todo
+    assert {s.state for name, s in steps.items() if name not in ("adb", "phone")} == {"skipped"}
+
+
+def test_what_runs_left_on_a_phone_is_removed(phones: Phones) -> None:
+    folder = phones.add("AAA")
+    left = folder / "tmp/edgefit/objects/x.tflite"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(300_000))
+    host = open_host("adb://AAA")
+    assert phone.clean(host, phone.WORKSPACE, 30.0)["freed_bytes"] == 0 and left.exists()
+    assert phone.clean(host, phone.WORKSPACE, 0.0)["freed_bytes"] >= 300_000 and not left.exists()
+
+
+def test_a_tool_is_sent_by_its_content_and_once(
+    phones: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = phones.add("AAA", tools=("benchmark_model",))
+    monkeypatch.setenv(
+        "EDGEFIT_ANDROID_BENCHMARK", str(tool("benchmark_model", tmp_path / "benchmark_model"))
+    )
+    for _ in range(2):
+        found = Phone.reach(Device("", "adb://AAA")).tools["litert"]
+        assert "/edgefit/tools/" in found.path  # the one that is given comes before the one that is there
+    assert len(list((folder / "tmp/edgefit/tools").iterdir())) == 1
+
+
+def test_an_accelerator_that_no_phone_has_is_refused(phones: Phones, monkeypatch: pytest.MonkeyPatch) -> None:
+    phones.add("AAA", tools=("benchmark_model",))
+    monkeypatch.setenv("EDGEFIT_ANDROID_ACCELERATOR", "npu")
+    probe = Phone.reach(Device("", "adb://AAA")).runtime("litert").probe(open_host("local"))
+    assert not probe.available and "benchmark_model does not run on npu" in probe.reason
+    monkeypatch.setenv("EDGEFIT_ANDROID_ACCELERATOR", "tpu")
+    with pytest.raises(UsageError, match="EDGEFIT_ANDROID_ACCELERATOR"):
+        Phone.reach(Device("", "adb://AAA"))
