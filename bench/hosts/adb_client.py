@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from typing import IO
 
@@ -67,11 +68,21 @@ class AdbClient:
         Raises:
             MissingError: there is no adb. HostUnreachable: it does not answer.
         """
-        done = self._run([*_client(), "devices", "-l"], SECONDS)
-        if done is None or done.returncode:
-            said = last_line(done.stderr.decode(errors="replace")) if done else f"no answer in {SECONDS:g} s"
-            raise HostUnreachable("adb cannot list the phones", said, "Try: adb kill-server; adb devices")
-        return parse_devices(done.stdout.decode(errors="replace")).devices
+        # a server that this starts keeps what it inherits open: files, not pipes
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            status = _run([*_client(), "devices", "-l"], out, err)
+            out.seek(0)
+            err.seek(0)
+            listed, said = (file.read(1 << 20).decode(errors="replace") for file in (out, err))
+        if status:
+            raise HostUnreachable(
+                "adb cannot list the phones", last_line(said), "Try: adb kill-server; adb devices"
+            )
+        if status is None:
+            raise HostUnreachable(
+                f"adb does not list the phones within {SECONDS:g} s", todo="Try: adb kill-server"
+            )
+        return parse_devices(listed).devices
 
     def connect(self) -> None:
         """Find the phone, unless it was found.
@@ -147,20 +158,6 @@ class AdbClient:
             raise HostUnreachable(f"{where} does not answer", f"its state is {device.state}", todo)
         return device
 
-    def _run(self, command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[bytes] | None:
-        try:
-            return subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=seconds
-            )
-        except subprocess.TimeoutExpired:
-            return None
-        except OSError as error:
-            raise MissingError(
-                f"adb cannot be started ({command[0]})",
-                str(error.strerror),
-                f"Install it (Debian, Ubuntu: sudo apt install adb), or name it in {COMMAND}",
-            ) from error
-
 
 def _client() -> list[str]:
     raw = os.environ.get(COMMAND, "")
@@ -168,3 +165,19 @@ def _client() -> list[str]:
         return shlex.split(raw) or ["adb"]
     except ValueError as error:
         raise UsageError(f"{COMMAND} is no command line", str(error)) from error
+
+
+def _run(command: Sequence[str], out: IO[bytes], err: IO[bytes]) -> int | None:
+    """The exit status, or None when it did not end in time."""
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False, timeout=SECONDS
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError as error:
+        raise MissingError(
+            f"adb cannot be started ({command[0]})",
+            str(error.strerror),
+            f"Install it (Debian, Ubuntu: sudo apt install adb), or name it in {COMMAND}",
+        ) from error

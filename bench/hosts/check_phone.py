@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.hosts import phone
 from bench.hosts.adb import AdbHost
+from bench.hosts.adb_client import HOME
 from bench.hosts.check import SECONDS, Look, Step, Table, command_step, transfer_step, workspace_step
 
 
@@ -52,7 +53,7 @@ def _tools(look: Look) -> list[Step]:
     if steps:
         return steps
     names = ", ".join(name for names in RUNTIMES.values() for name in names)
-    todo = f"Push one of {names} to {phone.HOME}, or name a file here in {GIVEN}"
+    todo = f"Push one of {names} to {HOME}, or name a file here in {GIVEN}"
     return [Step("tools", "failed", "nothing that times a model is there", todo)]
 
 

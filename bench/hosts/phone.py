@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WORKSPACE = f"{HOME}/edgefit"
 SECONDS = 30.0
 FILES = (
-    "proc/cpuinfo", "proc/meminfo", "proc/stat", "proc/loadavg", "proc/self/status", "proc/version",
+    f"{CPU}/possible", "proc/cpuinfo", "proc/meminfo", "proc/stat", "proc/loadavg", "proc/self/status", "proc/version",
     f"{CPU}/cpu[0-9]*/cpufreq/cpuinfo_max_freq", f"{CPU}/cpu[0-9]*/cpufreq/scaling_cur_freq",
     f"{CPU}/cpu[0-9]*/cpufreq/scaling_governor", f"{CPU}/cpu[0-9]*/cpufreq/scaling_driver",
     "sys/class/thermal/thermal_zone*/type", "sys/class/thermal/thermal_zone*/temp",
@@ -35,7 +35,6 @@ for pattern in "$@"; do for path in /$pattern; do
 done; done 2>/dev/null
 printf '%s uname\\n' "$word"; uname -r; printf '%s arch\\n' "$word"; uname -m
 printf '%s getprop\\n' "$word"; getprop"""
-SERVICES = ("battery", "thermalservice", "power")
 ASK = 'for name in battery thermalservice power; do printf "%s %s\\n" "$1" "$name"; dumpsys "$name"; done 2>/dev/null'
 METERS = "cat /sys/bus/iio/devices/iio:device*/energy_value"
 SIZE = 'mkdir -p -- "$1" && du -sk -- "$1"'
@@ -74,6 +73,7 @@ def describe(host: Host) -> Json:
     Raises as :meth:`bench.hosts.base.Host.exec`.
     """
     from bench.measure import environment
+    from bench.measure.system import cpu_list
 
     word = f"edgefit-{secrets.token_hex(8)}"
     parts = _parts(host.exec(["sh", "-c", READ, "sh", word, *FILES], SECONDS, check=False).stdout, word)
@@ -82,9 +82,11 @@ def describe(host: Host) -> Json:
         name: next((said[key] for key in keys if said.get(key)), None) for name, keys in PROPERTIES.items()
     }
     release, arch = (parts.pop(name, "").strip() for name in ("uname", "arch"))
+    # /proc/cpuinfo leaves out cores that sleep
+    cores = len(cpu_list(parts.get(f"{CPU}/possible", "").strip()))
     own = {
         "arch": arch,
-        "cores": sum(line.startswith("processor") for line in parts.get("proc/cpuinfo", "").splitlines()),
+        "cores": cores,
         "processor": known["soc"] or "",
         "os": {"system": "Android", "release": release, "name": f"Android {known['android'] or '?'}"},
         "python": "",
@@ -93,7 +95,7 @@ def describe(host: Host) -> Json:
     with laid_out({name: text.rstrip("\n") for name, text in parts.items()}) as root:
         found = environment.describe(root=root, own=own)
     found["machine"] |= {"model": known["model"]}
-    clocks = [_mhz(parts.get(f"{CPU}/cpu{i}/cpufreq/cpuinfo_max_freq", "")) for i in range(own["cores"])]
+    clocks = [_mhz(parts.get(f"{CPU}/cpu{i}/cpufreq/cpuinfo_max_freq", "")) for i in range(cores)]
     return found | {"phone": {**known, "cores_max_mhz": clocks, "state": state(host)}}
 
 
@@ -105,13 +107,12 @@ def state(host: Host) -> Json:
     """
     word = f"edgefit-{secrets.token_hex(8)}"
     parts = _parts(host.exec(["sh", "-c", ASK, "sh", word], SECONDS, check=False).stdout, word)
-    battery, thermal, power = (
-        parse(parts.get(name, ""))
-        for name, parse in zip(SERVICES, (parse_battery, parse_thermal, parse_power), strict=True)
-    )
-    full = battery.level is not None and battery.scale
+    battery = parse_battery(parts.get("battery", ""))
+    thermal = parse_thermal(parts.get("thermalservice", ""))
+    power = parse_power(parts.get("power", ""))
+    level, scale = battery.level, battery.scale
     return {
-        "battery_level": battery.level / battery.scale if full else None,
+        "battery_level": level / scale if level is not None and scale else None,
         "charging": None if battery.status is None else battery.status == "charging",
         "plugged_in": battery.plugged_in,
         "battery_c": battery.temperature_c,

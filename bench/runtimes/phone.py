@@ -110,11 +110,11 @@ class Phone:
         listed = self.host.exec(["sh", "-c", FIND, "sh", *places], SHORT).stdout
         found: dict[str, Tool] = {}
         for line in listed.splitlines():
-            sha, _, path = line.partition("  ")
-            usage = self.host.exec(["sh", "-c", RUN, "sh", path, "--help"], SHORT, check=False).stdout
-            kind = kind_of(PurePosixPath(path).name, usage)
+            sha, _, there = line.partition("  ")
+            usage = self.host.exec(["sh", "-c", RUN, "sh", there, "--help"], SHORT, check=False).stdout
+            kind = kind_of(PurePosixPath(there).name, usage)
             runtime = next(name for name, kinds in RUNTIMES.items() if kind in kinds)
-            found.setdefault(runtime, Tool(kind, path, sha[:12]))
+            found.setdefault(runtime, Tool(kind, there, sha[:12]))
         return found
 
 
@@ -167,16 +167,15 @@ class PhoneRuntime:
         joules: list[float] = []
         for i in range(job.protocol.processes):
             notify("process", {"n": i + 1, "of": job.protocol.processes})
-            first, since = phone.energies(machine.host)[0], time.monotonic()
+            first = phone.energies(machine.host)[0]
             found, raw = self._once(tool, model, job)
             if found.problem:
                 metrics = all_missing(found.problem)
                 return WorkerResult("failed", f"{tool.kind}: {found.problem}", metrics, runtime={"raw": raw})
             runs.append((found, raw))
-            spent = _joules(first, phone.energies(machine.host)[0])
+            spent = _spent(first, phone.energies(machine.host)[0])
             if spent is not None and found.calls:
-                net = spent - idle * (time.monotonic() - since)
-                joules.append(net / (found.calls * job.batch))
+                joules.append((spent[0] - idle * spent[1]) / (found.calls * job.batch))
         after = phone.state(machine.host)
         metrics = summed_up([f for f, _ in runs], job, tool)
         metrics["energy_mj"] = _energy(joules, len(runs), reason)
@@ -231,22 +230,20 @@ class PhoneRuntime:
         first, reason = phone.energies(self._phone.host)
         if reason:
             return 0.0, reason
-        since = time.monotonic()
         time.sleep(IDLE_SECONDS)
-        spent = _joules(first, phone.energies(self._phone.host)[0])
-        return (
-            (0.0, "its power monitors stand still")
-            if spent is None
-            else (spent / (time.monotonic() - since), "")
-        )
+        spent = _spent(first, phone.energies(self._phone.host)[0])
+        return (0.0, "its power monitors stand still") if spent is None else (spent[0] / spent[1], "")
 
 
-def _joules(before: Energies, after: Energies) -> float | None:
-    """What all rails took between two readings; None when no rail's clock went on."""
+def _spent(before: Energies, after: Energies) -> tuple[float, float] | None:
+    """(J, s) of all rails between two readings, by the phone's clock; None when no clock went on or a counter went back."""
     old = {(rail.device, rail.name): rail for rail in before.rails}
     pairs = [(old[key], rail) for rail in after.rails if (key := (rail.device, rail.name)) in old]
-    pairs = [(a, b) for a, b in pairs if b.at_ms > a.at_ms and b.energy_uws >= a.energy_uws]
-    return sum(b.energy_uws - a.energy_uws for a, b in pairs) * 1e-6 if pairs else None
+    pairs = [(a, b) for a, b in pairs if b.at_ms > a.at_ms]
+    if not pairs or any(b.energy_uws < a.energy_uws for a, b in pairs):
+        return None
+    joules = sum(b.energy_uws - a.energy_uws for a, b in pairs) * 1e-6
+    return joules, max(b.at_ms - a.at_ms for a, b in pairs) * 1e-3
 
 
 def summed_up(runs: Sequence[Figures], job: CellJob, tool: Tool) -> dict[str, Quantity]:
@@ -279,11 +276,11 @@ def _over(runs: Sequence[Figures], name: str, unit: str, what: str, within: floa
         method = f"{what}; median of {len(values)} processes; {NEXT_RUN}"
         return Quantity(value, unit, low, high, len(values), "measured", method)
     value = sorted(values)[len(values) // 2]
-    bounds = (value * (1 - within), value * (1 + within)) if within else (None, None)
+    low, high = (value * (1 - within), value * (1 + within)) if within else (None, None)
     told = (
         "; interval from the printed standard deviation, as if the calls were independent" if within else ""
     )
-    return Quantity(value, unit, *bounds, len(values), "measured", f"{what}, one process{told}")
+    return Quantity(value, unit, low, high, len(values), "measured", f"{what}, one process{told}")
 
 
 def _throughput(latency: Quantity, batch: int) -> Quantity:

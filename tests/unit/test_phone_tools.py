@@ -148,11 +148,17 @@ def test_one_process_has_the_interval_of_its_calls_and_says_so(tmp_path: Path) -
 
 
 def test_energy_is_what_all_rails_took_between_two_readings() -> None:
-    before, after = (
-        parse_energies((FIXTURES / "odpm" / f"{name}.txt").read_text()) for name in ("pixel6", "pixel6_later")
-    )
-    found = phone._joules(before, after)
-    rails = {(r.device, r.name): r.energy_uws for r in before.rails}
-    parts = [r.energy_uws - rails[r.device, r.name] for r in after.rails if (r.device, r.name) in rails]
-    assert found == pytest.approx(sum(p for p in parts if p >= 0) * 1e-6) and found > 0
-    assert phone._joules(before, before) is None
+    first = "t=1000\nCH0(T=1000)[CPU], 5000000\nt=1000\nCH0(T=1001)[GPU], 100\n"
+    later = "t=3000\nCH0(T=3000)[CPU], 6500000\nt=3000\nCH0(T=3001)[GPU], 500100\n"
+    assert phone._spent(parse_energies(first), parse_energies(later)) == (pytest.approx(2.0), 2.0)
+    assert phone._spent(parse_energies(first), parse_energies(first)) is None
+    went_back = later.replace("6500000", "4")
+    assert phone._spent(parse_energies(first), parse_energies(went_back)) is None
+
+
+def test_energy_per_image_has_an_interval_or_a_reason() -> None:
+    found = phone._energy([0.0010, 0.0011], 2, "")
+    assert found.low < 1.0 < 1.1 < found.high and found.unit == "mJ/image" and "less idle" in found.method
+    assert "at rest" in phone._energy([0.001, -0.001], 2, "").reason
+    assert phone._energy([0.001], 2, "").value is None
+    assert phone._energy([], 2, "no monitors").reason == "no monitors"
