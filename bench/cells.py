@@ -36,11 +36,6 @@ Slot = tuple[PlannedCell, int]
 """A cell and the number of one of its processes."""
 
 
-def _exact(planned: PlannedCell) -> bool:
-    """INT8 of a device that is not here is run in exact arithmetic: its kernels do not saturate as ours may."""
-    return bool(planned.skip) and planned.cell.precision == "int8" and planned.runtime_here == "onnxruntime"
-
-
 def failure(err: BaseException) -> Json:
     """The part of a record that says why something failed; a traceback only for what we did not foresee.
 
@@ -158,16 +153,81 @@ class CellMaker:
             found[name] = Quantity.missing(planned.skip or "not measured", "fraction")
         return found
 
+    def _predicted_here(self, planned: PlannedCell) -> bool:
+        """Does the accuracy come from this machine, for a device that is not here or runs nothing of ours?"""
+        there = self.prepared.there
+        return bool(planned.skip) or (there is not None and there.workspace is None)
+
+    def _exact(self, planned: PlannedCell) -> bool:
+        """INT8 of such a device is run in exact arithmetic: its kernels do not saturate as ours may."""
+        return (
+            self._predicted_here(planned)
+            and planned.cell.precision == "int8"
+            and planned.runtime_here == "onnxruntime"
+        )
+
     def _measure(
         self, planned: PlannedCell, metrics: dict[str, Quantity], upcoming: list[PlannedCell]
     ) -> Json:
         """Fill in ``metrics`` and return the rest of the record."""
+        if planned.skip or not self._predicted_here(planned):
+            return self._by_worker(planned, metrics, upcoming)
+        record = self._by_tool(planned, metrics)
+        if record.get("status") == "failed":
+            return record
+        probe = runtimes.get(planned.runtime_here).probe(open_host("local"))
+        found: Json = {}
+        reason = f"{planned.runtime_here} is not here: {probe.reason}"
+        if probe.available:
+            try:
+                found = self._by_worker(planned, metrics, upcoming)
+                reason = found.get("reason", "")
+            except WorkerError as err:
+                reason = str(err)
+        if reason:
+            told = f"the phone's tool tells none, and on this machine: {reason}"
+            metrics |= {n: Quantity.missing(told, "fraction") for n in ("accuracy", "val_accuracy")}
+            found = {}
+        return found | record
+
+    def _by_tool(self, planned: PlannedCell, metrics: dict[str, Quantity]) -> Json:
+        """Time a cell on a phone; its state before and after goes into the cell's environment."""
+        artifact = Artifact.from_json((self.run.done("artifact", planned.export) or {})["artifact"])
+        job = CellJob(
+            artifact=artifact,
+            path=self.run.object_path(artifact.sha256),
+            outdir=self.run.workdir(planned.key),
+            batch=planned.cell.batch,
+            threads=planned.cell.threads,
+            device=planned.device,
+            protocol=self.plan.protocol,
+        )
+        result = self.prepared.there.runtime(planned.runtime_here).measure_cell(job, self.notify)
+        self.run.clear_work(planned.key)
+        if result.status == "failed":
+            return {"status": "failed", "reason": result.reason, "runtime": result.runtime}
+        metrics |= result.metrics
+        environment = self.prepared.environment
+        states = {when: result.runtime.pop(when) for when in ("before", "after")}
+        return {
+            "runtime": result.runtime,
+            "seconds": result.seconds,
+            "stopped": result.stopped,
+            "notes": list(result.notes),
+            "environment": environment | {"phone": environment["phone"] | states},
+        }
+
+    def _by_worker(
+        self, planned: PlannedCell, metrics: dict[str, Quantity], upcoming: list[PlannedCell]
+    ) -> Json:
+        """Run a cell in our workers; of one that is timed by none of them, only the accuracy."""
+        accuracy_only = self._predicted_here(planned)
         shared = self._accuracy_of(planned)
-        if planned.skip and shared:
+        if accuracy_only and shared:
             metrics |= shared.pop("quantities")
             return shared
         host = open_host("local")
-        runtime = self._runtime(planned)
+        runtime = runtimes.get(planned.runtime_here) if accuracy_only else self._runtime(planned)
         export = self.run.done("artifact", planned.export)
         assert export is not None
         artifact = Artifact.from_json(export["artifact"])
@@ -176,34 +236,37 @@ class CellMaker:
             artifact=artifact,
             path=self.run.object_path(artifact.sha256),
             outdir=self.run.workdir(planned.key),
-            batch=1 if planned.skip else planned.cell.batch,
-            threads=1 if planned.skip else planned.cell.threads,
-            device=planned.device,
-            protocol=ACCURACY_ONLY if planned.skip else self.plan.protocol,
+            batch=1 if accuracy_only else planned.cell.batch,
+            threads=1 if accuracy_only else planned.cell.threads,
+            device="cpu" if accuracy_only else planned.device,
+            protocol=ACCURACY_ONLY if accuracy_only else self.plan.protocol,
             images=images,
             predict=not shared,
-            exact=_exact(planned),
+            exact=self._exact(planned),
         )
         slots, processes = self._slots(upcoming), self.plan.protocol.processes
-        here = not planned.skip and self.prepared.there is None
+        here = not accuracy_only and self.prepared.there is None
         result = measure_processes(
             runtime,
             job,
             host,
-            self._watch(slots[1:] if here else slots if planned.skip else []),
+            self._watch(
+                slots[1:] if here else slots if accuracy_only and self.prepared.there is None else []
+            ),
             start=lambda i: None if not here or i >= processes else self._worker(slots[i:]),
             energy=self.energy(planned.device) if here else None,
         )
         if result.status == "failed":
             return {"status": "failed", "reason": result.reason}
         record: Json = {"runtime": result.runtime, "seconds": result.seconds}
-        if not planned.skip:
+        if not accuracy_only:
             metrics |= result.metrics
             record |= {"stopped": result.stopped, "notes": list(result.notes)}
             record["samples"] = self.run.put(result.samples) if result.samples else None
         if not shared and result.outputs is not None:
             how = f", exact arithmetic, the target's scheme {artifact.scheme}" if job.exact else ""
-            where = planned.cell.host if self.prepared.there else "this machine"
+            where = "this machine" if accuracy_only or not self.prepared.there else planned.cell.host
+            how += f", not on {planned.cell.host}" if accuracy_only and not planned.skip else ""
             shared = self._judge(result.outputs, labels, bounds, f"{runtime.name} on {where}{how}")
         metrics |= shared.pop("quantities", {})
         self.run.clear_work(planned.key)
@@ -279,7 +342,7 @@ class CellMaker:
                 other.key != planned.key
                 and other.export == planned.export
                 and other.runtime_here == planned.runtime_here
-                and _exact(other) == _exact(planned)
+                and self._exact(other) == self._exact(planned)
             )
             record = self.run.done("cell", other.key) if same else None
             if record and record["status"] != "failed" and record["predictions"]:

@@ -61,7 +61,7 @@ def cli(debug: bool) -> None:
     "--host",
     default="local",
     show_default=True,
-    help="Where the target is: local, a NAME of `bench hosts`, ssh://...",
+    help="Where the target is: local, a NAME of `bench hosts`, ssh://..., adb://...",
 )
 @click.option(
     "--power-mode", default="", metavar="MODE", help="Of a Jetson host, for this run: a name or number."

@@ -63,7 +63,9 @@ def show(as_json: bool) -> int:
         print_json({"schema": 1, "file": str(inventory.place()), "hosts": to_json(list(devices.values()))})
         return errors.EXIT_DONE
     if not devices:
-        say(f"No devices in {inventory.place()}. Add one: bench hosts add NAME ssh://USER@HOST --profile P")
+        say(
+            f"No devices in {inventory.place()}. Add one: bench hosts add NAME ssh://USER@HOST --profile P (a phone: adb://SERIAL)"
+        )
         return errors.EXIT_DONE
     from rich.table import Column, Table
 
@@ -117,11 +119,17 @@ def check(name: str, as_json: bool) -> int:
 @click.option("--all", "everything", is_flag=True, help="Also what was used lately.")
 def clean(name: str, everything: bool) -> int:
     """Remove from a device what runs left in its workspace and nobody has used for 30 days."""
-    from bench.hosts import inventory
+    from bench.hosts import inventory, open_address, phone
     from bench.hosts.base import CommandFailed
     from bench.hosts.workspace import open_workspace
 
-    workspace = open_workspace(inventory.device(name))
+    device = inventory.device(name)
+    if device.address.startswith("adb://"):
+        days = 0.0 if everything else 30.0
+        found = phone.clean(open_address(device.address), phone.folder_of(device), days)
+        say(f"{found['freed_bytes'] / 1e6:.1f} MB freed, {found['left_bytes'] / 1e6:.1f} MB left")
+        return errors.EXIT_DONE
+    workspace = open_workspace(device)
     try:
         found = workspace.clean(days=0.0, most_bytes=0) if everything else workspace.clean()
     finally:

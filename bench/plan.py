@@ -301,7 +301,9 @@ def _device_cells(
         proxy = here.get(name) or here.get("onnxruntime")
         reason = f"no host for {profile.name}: its latency, memory and energy are not measured"
         remedy = (
-            f"reach one with --host ssh://USER@ADDRESS, or run edgefit on the device itself ({profile.title})"
+            f"reach one with --host adb:// ({profile.title})"
+            if profile.kind == "phone"
+            else f"reach one with --host ssh://USER@ADDRESS, or run edgefit on the device itself ({profile.title})"
         )
         if refusal := profile.refusal(name, precision):
             reason, remedy, proxy = refusal, "", None

@@ -42,7 +42,7 @@ class Prepared:
     """A plan with what it was made from.
 
     ``index`` is ``distill.data.DataIndex``; ``environment`` is of the machine that cells are measured on; ``there`` is the
-    :class:`bench.runtimes.remote.Machine` of ``--host``, or None.
+    :class:`bench.runtimes.remote.Machine` or the :class:`bench.runtimes.phone.Phone` of ``--host``, or None.
     """
 
     plan: planning.Plan
@@ -119,7 +119,12 @@ def _device(options: RunOptions) -> Any:
             "--power-mode and --lock-clocks are for a Jetson that is reached with --host",
             todo="Set this machine up by hand: sudo nvpmodel -m MODE; sudo jetson_clocks",
         )
-    return None if options.host == "local" else inventory.device(options.host)
+    if options.host == "local":
+        return None
+    device = inventory.device(options.host)
+    if device.address.startswith("adb://") and (options.power_mode or options.lock_clocks):
+        raise UsageError("--power-mode and --lock-clocks are for a Jetson; a phone has no such settings")
+    return device
 
 
 def _profile(options: RunOptions, device: Any) -> Any:
@@ -137,6 +142,10 @@ def _profile(options: RunOptions, device: Any) -> Any:
 
 
 def _reach(device: Any) -> Any:
+    if device.address.startswith("adb://"):
+        from bench.runtimes.phone import Phone
+
+        return Phone.reach(device)
     from bench.hosts import workspace
     from bench.runtimes.remote import Machine
 
@@ -167,7 +176,7 @@ def device_set_up(prepared: Prepared, notify: Notify) -> Iterator[Prepared]:
     from bench.hosts import jetson
 
     there, options = prepared.there, prepared.options
-    if there is None:
+    if there is None or there.workspace is None:
         yield prepared
         return
     with jetson.settings(there.workspace, there.seen, options.power_mode, options.lock_clocks, notify):

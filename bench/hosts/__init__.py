@@ -11,8 +11,12 @@ from bench.errors import UsageError, nearest
 if TYPE_CHECKING:
     from bench.hosts.base import Host
 
-HOSTS = {"local": "bench.hosts.local:LocalHost", "ssh": "bench.hosts.ssh:SshHost"}
-FORMS = {"local": "local", "ssh": "ssh://[USER@]HOST[:PORT]"}
+HOSTS = {
+    "local": "bench.hosts.local:LocalHost",
+    "ssh": "bench.hosts.ssh:SshHost",
+    "adb": "bench.hosts.adb:AdbHost",
+}
+FORMS = {"local": "local", "ssh": "ssh://[USER@]HOST[:PORT]", "adb": "adb://[SERIAL]"}
 """How the addresses of each scheme look."""
 
 
@@ -39,7 +43,7 @@ def open_address(address: str) -> Host:
         UsageError: an address of a kind that is not supported, or that makes no sense.
     """
     scheme, separator, rest = address.partition("://")
-    if scheme not in HOSTS or (scheme == "local") != (address == "local"):
+    if scheme not in HOSTS or bool(separator) == (scheme == "local"):
         raise UsageError(f"No such kind of host: {address.rpartition('@')[2]!r}", todo=supported())
     module, _, name = HOSTS[scheme].partition(":")
     kind = getattr(importlib.import_module(module), name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.errors import EdgefitError
-from bench.hosts import open_address
+from bench.hosts import open_address, phone
 from bench.hosts.base import CommandFailed, Host, HostRefused, HostUnreachable
 from bench.hosts.inventory import Device
 from bench.hosts.ssh_client import last_line
@@ -63,7 +63,7 @@ class Step:
 
 
 @dataclass
-class _Look:
+class Look:
     """The device that is looked at, and what the steps leave for those that follow."""
 
     device: Device
@@ -76,6 +76,10 @@ class _Look:
         return self.device.address == "local"
 
 
+Table = dict[str, tuple[Callable[[Look], list[Step]], str]]
+"""Steps in their order, each with the one that it needs."""
+
+
 def check(device: Device, notify: Notify) -> list[Step]:
     """Look at a device step by step; ``notify("step", ...)`` follows each. After one that all need, the rest is skipped.
 
@@ -85,9 +89,13 @@ def check(device: Device, notify: Notify) -> list[Step]:
         UsageError: an address that makes no sense.
     """
     steps = []
-    look = _Look(device, open_address(device.address))
+    look, table = Look(device, open_address(device.address)), STEPS
+    if device.address.startswith("adb://"):
+        from bench.hosts import check_phone
+
+        look.device, table = replace(device, workspace=phone.folder_of(device)), check_phone.STEPS
     try:
-        for step in _steps(look):
+        for step in _steps(look, table):
             steps.append(step)
             notify("step", to_json(step))
     finally:
@@ -95,10 +103,10 @@ def check(device: Device, notify: Notify) -> list[Step]:
     return steps
 
 
-def _steps(look: _Look) -> Iterator[Step]:
+def _steps(look: Look, table: Table) -> Iterator[Step]:
     """Every step in turn; one whose need failed, or that comes after the device was lost, is skipped."""
     failed: list[str] = []
-    for name, (make, need) in STEPS.items():
+    for name, (make, need) in table.items():
         missed = need if need in failed else ""
         if missed:
             failed.append(name)
@@ -122,7 +130,7 @@ def _sentence(error: EdgefitError) -> str:
     return f"{error.what}: {error.found}" if error.found else error.what
 
 
-def _address(look: _Look) -> list[Step]:
+def _address(look: Look) -> list[Step]:
     if look.local:
         return [Step("address", "ok", "this machine")]
     client = getattr(look.host, "client", None)
@@ -133,7 +141,7 @@ def _address(look: _Look) -> list[Step]:
     return [Step("address", "ok", f"{get('user')} at {get('hostname')}, port {get('port')}")]
 
 
-def _around(look: _Look) -> str:
+def _around(look: Look) -> str:
     """Why the network is not looked at from here; empty when it is."""
     if not look.settings:
         return "not over a network"
@@ -143,7 +151,7 @@ def _around(look: _Look) -> str:
     return ""
 
 
-def _name(look: _Look) -> list[Step]:
+def _name(look: Look) -> list[Step]:
     if reason := _around(look):
         return [Step("name", "skipped", reason)]
     try:
@@ -158,7 +166,7 @@ def _name(look: _Look) -> list[Step]:
     return [Step("name", "ok", ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found)))]
 
 
-def _port(look: _Look) -> list[Step]:
+def _port(look: Look) -> list[Step]:
     if reason := _around(look):
         return [Step("port", "skipped", reason)]
     place = (look.settings["hostname"], int(look.settings["port"]))
@@ -173,14 +181,14 @@ def _port(look: _Look) -> list[Step]:
     return [Step("port", "ok", banner)]
 
 
-def _login(look: _Look) -> list[Step]:
+def _login(look: Look) -> list[Step]:
     begin = time.monotonic()
     look.host.exec(["true"], SECONDS)
     what = "key and host key are accepted" if look.settings else "it answers"
     return [Step("login", "ok", f"{what} ({time.monotonic() - begin:.1f} s)")]
 
 
-def _command(look: _Look) -> list[Step]:
+def command_step(look: Look) -> list[Step]:
     begin = time.monotonic()
     done = look.host.exec(["printf", "%s", NASTY], SECONDS)
     took = time.monotonic() - begin
@@ -194,7 +202,7 @@ def _command(look: _Look) -> list[Step]:
     return [Step("command", "failed", f"arguments arrive changed: {last_line(done.stdout)}", todo)]
 
 
-def _python(look: _Look) -> list[Step]:
+def _python(look: Look) -> list[Step]:
     program = look.device.python
     packages = [d for name in _runtime_names(look.device) for d in _distributions(name)]
     done = look.host.exec([program, "-c", PROBE, *packages], 3 * SECONDS)
@@ -210,7 +218,7 @@ def _python(look: _Look) -> list[Step]:
     return [Step("python", "ok", text)]
 
 
-def _numpy(look: _Look) -> list[Step]:
+def _numpy(look: Look) -> list[Step]:
     if version := look.python.get("numpy"):
         return [Step("numpy", "ok", str(version))]
     todo = f"On the device: {look.device.python} -m pip install numpy"
@@ -229,7 +237,7 @@ def _distributions(name: str) -> tuple[str, ...]:
     return tuple(getattr(runtimes.get(name), "distributions", ()))
 
 
-def _runtimes(look: _Look) -> list[Step]:
+def _runtimes(look: Look) -> list[Step]:
     """One step for each runtime of the profile; a missing one is a failure only when there is no other."""
     if not look.device.profile:
         return [Step("runtimes", "skipped", "no profile", "Say what it is: bench hosts add ... --profile P")]
@@ -251,7 +259,7 @@ def _install(name: str) -> str:
     return f"On the device: {getattr(runtimes.get(name), 'remedy', '')}"
 
 
-def _workspace(look: _Look) -> list[Step]:
+def workspace_step(look: Look) -> list[Step]:
     folder = _there(look.device.workspace)
     done = look.host.exec(["sh", "-c", ROOM, "sh", folder], SECONDS, check=False)
     if done.returncode:
@@ -273,7 +281,7 @@ def _there(path: str) -> str:
     return path if path.startswith("/") else f"./{path}"
 
 
-def _transfer(look: _Look) -> list[Step]:
+def transfer_step(look: Look) -> list[Step]:
     remote = f"{_there(look.device.workspace)}/check-{os.getpid()}"
     with tempfile.TemporaryDirectory() as folder:
         up, down = Path(folder, "up"), Path(folder, "down")
@@ -295,7 +303,7 @@ def _transfer(look: _Look) -> list[Step]:
     ]
 
 
-def _clock(look: _Look) -> list[Step]:
+def _clock(look: Look) -> list[Step]:
     """Its clock against ours; half the round trip is the uncertainty."""
     before = time.time()
     done = look.host.exec([look.device.python, "-c", "import time; print(time.time())"], SECONDS)
@@ -310,7 +318,7 @@ def _clock(look: _Look) -> list[Step]:
     return [Step("clock", "ok", text)]
 
 
-def _jetson(look: _Look) -> list[Step]:
+def _jetson(look: Look) -> list[Step]:
     """NVIDIA's tools for power modes, clocks and rails, and whether we may use them."""
     if not look.device.profile.startswith("jetson"):
         return []
@@ -327,18 +335,18 @@ def _jetson(look: _Look) -> list[Step]:
     return [*steps, Step("sudo", "ok", "without a password")]
 
 
-STEPS: dict[str, tuple[Callable[[_Look], list[Step]], str]] = {
+STEPS: Table = {
     "address": (_address, ""),
     "name": (_name, "address"),
     "port": (_port, "name"),
     "login": (_login, "port"),
-    "command": (_command, "login"),
+    "command": (command_step, "login"),
     "python": (_python, "command"),
     "numpy": (_numpy, "python"),
     "runtimes": (_runtimes, "python"),
-    "workspace": (_workspace, "command"),
-    "transfer": (_transfer, "workspace"),
+    "workspace": (workspace_step, "command"),
+    "transfer": (transfer_step, "workspace"),
     "clock": (_clock, "python"),
     "power": (_jetson, "command"),
 }
-"""The steps in their order, each with the one that it needs."""
+"""For this machine and those over ssh."""

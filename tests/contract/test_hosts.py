@@ -1,4 +1,4 @@
-"""What every host does: the same questions to this machine and to one over ssh."""
+"""What every host does: the same questions to this machine, to one over ssh and to a stand-in phone over adb."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bench.errors import EXIT_MISSING, UsageError
 from bench.hosts import HOSTS, open_host
 from bench.hosts.base import CommandFailed, Host, HostTimeout, HostUnreachable
 from tests.sshd import serve
+from tests.standin_phone import Phones
 
 NAMES = [
     "two words",
@@ -34,6 +35,13 @@ NAMES = [
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     if request.param == "local":
         yield open_host("local")
+        return
+    if request.param == "adb":
+        phones = Phones(tmp_path_factory.mktemp("phones"))
+        phones.add("0A1B2C3D")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EDGEFIT_ADB_COMMAND", phones.command)
+            yield open_host("adb://0A1B2C3D")
         return
     with serve(tmp_path_factory.mktemp("sshd")) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEFIT_SSH_COMMAND", server.command)
@@ -208,7 +216,8 @@ def test_the_environment_arrives_unharmed_and_messages_apart(host: Host) -> None
 
 def test_it_tells_its_facts(host: Host) -> None:
     facts = host.facts()
-    assert facts["cpu"]["cores"] >= 1 and facts["python"] and facts["memory"]["total_mb"] > 0
+    assert facts["cpu"]["cores"] >= 1 and facts["memory"]["total_mb"] > 0
+    assert facts["python"] or facts["phone"]["android"]  # a phone has no Python
 
 
 def test_it_can_be_closed_twice_and_used_again(host: Host) -> None:

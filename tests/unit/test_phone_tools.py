@@ -1,0 +1,164 @@
+"""The vendors' tools on a phone: their command lines, and what their reports become."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import WorkerError
+from bench.parsers.odpm import parse_energies
+from bench.runtimes import phone
+from bench.runtimes.base import CellJob
+from bench.runtimes.phone_tools import (
+    COMPILED,
+    PERF_TEST,
+    TFLITE,
+    Figures,
+    Tool,
+    command,
+    figures,
+    kind_of,
+)
+from bench.types import Artifact, Protocol, TensorSpec
+
+FIXTURES = Path(__file__).parents[1] / "fixtures_tools"
+PROTOCOL = Protocol(max_seconds=0.6, min_runs=50, timeout_seconds=120.0, warmup_seconds=0.3)
+INPUT = TensorSpec("x", (1, 8, 8, 3), layout="NHWC")
+
+
+def tool(kind: str) -> Tool:
+    return Tool(kind, f"/data/local/tmp/{kind}", "abc")
+
+
+def line(kind: str, accelerator: str = "cpu", batch: int = 1) -> list[str]:
+    return command(tool(kind), "/m", "/r", 4, accelerator, PROTOCOL, batch, (INPUT,))
+
+
+def test_benchmark_model_is_told_threads_times_and_the_delegate() -> None:
+    found = line(TFLITE)
+    assert found[0] == "/data/local/tmp/benchmark_model"
+    assert {
+        "--graph=/m",
+        "--num_threads=4",
+        "--num_runs=50",
+        "--min_secs=0.6",
+        "--result_file_path=/r",
+    } <= set(found)
+    assert "--use_xnnpack=true" in found and "--use_xnnpack=false" in line(TFLITE, "no-xnnpack")
+    assert "--use_gpu=true" in line(TFLITE, "gpu") and "--use_nnapi=true" in line(TFLITE, "nnapi")
+    assert "--use_npu=true" in line(COMPILED, "npu")
+
+
+def test_onnxruntime_perf_test_is_told_threads_and_the_provider() -> None:
+    found = line(PERF_TEST, "xnnpack")
+    assert found[-2:] == ["/m", "/r"] and "-I" in found
+    options = dict(itertools.pairwise(found))
+    assert (options["-x"], options["-e"], options["-m"], options["-t"]) == ("4", "xnnpack", "duration", "1")
+
+
+def test_what_a_tool_does_not_run_on_is_refused_with_what_it_does() -> None:
+    with pytest.raises(WorkerError, match="cpu, no-xnnpack, gpu, nnapi"):
+        line(TFLITE, "npu")
+
+
+def test_another_batch_is_a_shape_where_the_tool_takes_one() -> None:
+    assert "--input_layer_shape=2,8,8,3" in line(TFLITE, batch=2)
+    for kind in (COMPILED, PERF_TEST):
+        with pytest.raises(WorkerError, match="batch"):
+            line(kind, batch=2)
+
+
+def test_the_two_tools_of_one_name_are_told_apart_by_their_options() -> None:
+    assert kind_of("benchmark_model", "--use_xnnpack=true\tbool") == TFLITE
+    assert kind_of("android_arm64_benchmark_model", "--use_npu=false\tbool") == COMPILED
+    assert kind_of("onnxruntime_perf_test", "") == PERF_TEST
+
+
+def read(kind: str, folder: str, name: str) -> Figures:
+    return figures(tool(kind), (FIXTURES / folder / f"{name}.txt").read_text())
+
+
+def test_a_log_in_e_notation_becomes_milliseconds() -> None:
+    found = read(TFLITE, "benchmark_model", "gpu_and_nnapi_enotation")
+    assert (found.avg_ms, found.min_ms, found.max_ms, found.runs) == (8.45969, 8.301, 9.12, 118)
+    assert (found.init_ms, found.first_ms, found.memory_mb) == (25.558, 9992.42, 17.1016)
+    assert found.half_width == pytest.approx(1.96 * 0.101 / 118**0.5 / 8.45969)
+
+
+def test_a_delegate_that_left_nodes_to_others_is_a_note() -> None:
+    notes = read(TFLITE, "benchmark_model", "gpu_and_nnapi_enotation").notes
+    assert any("TfLiteNnapiDelegate took 5 of 64 nodes; the rest fell back to the CPU" in n for n in notes)
+    assert any("Hexagon was asked for and not used" in n for n in notes)
+    assert not any("TfLiteGpuDelegateV2" in n for n in notes)
+
+
+def test_the_block_of_the_newer_tool_is_read_too() -> None:
+    found = read(COMPILED, "benchmark_model", "litert_cpp")
+    assert found.avg_ms == pytest.approx(1.2419) and found.runs == 805 and found.calls == 805 + 402
+    assert (found.init_ms, found.memory_mb) == (812.4, 33.7)
+
+
+def test_perf_test_becomes_milliseconds_and_megabytes() -> None:
+    found = read(PERF_TEST, "onnxruntime_perf_test", "newest")
+    assert found.avg_ms == pytest.approx(98.961997) and found.runs == 5 and found.calls == 6
+    assert found.init_ms == pytest.approx(217.932) and found.memory_mb == pytest.approx(271.122432)
+
+
+def test_a_run_that_failed_or_printed_no_mean_says_why() -> None:
+    assert "not supported by GPU delegate" in read(TFLITE, "benchmark_model", "gpu_failed").problem
+    assert "status 139" in figures(tool(TFLITE), "INFO: STARTING!\nSegmentation fault", status=139).problem
+    assert "no message" in figures(tool(PERF_TEST), "").problem
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=300), st.binary(max_size=200), st.sampled_from([TFLITE, COMPILED, PERF_TEST]))
+def test_any_output_is_figures_or_a_problem(said: str, proto: bytes, kind: str) -> None:
+    found = figures(tool(kind), said, proto)
+    assert bool(found.problem) != bool(found.avg_ms)
+
+
+def job(tmp_path: Path) -> CellJob:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"12345")
+    return CellJob(Artifact("tflite", "0" * 64, 5, "m.tflite"), path, tmp_path)
+
+
+def test_several_processes_give_an_interval_that_holds_their_means(tmp_path: Path) -> None:
+    runs = [Figures(avg_ms=a, std_ms=0.1, runs=400, init_ms=2.0, memory_mb=3.0) for a in (1.00, 1.02, 1.05)]
+    found = phone.summed_up(runs, job(tmp_path), tool(TFLITE))
+    latency = found["latency_ms"]
+    assert latency.value == 1.02 and latency.low < 1.00 < 1.05 < latency.high and latency.n == 3
+    assert "n: 400, 400, 400" in latency.method and latency.provenance == "measured"
+    assert found["throughput_ips"].value == pytest.approx(1000 / 1.02)
+    assert found["first_call_ms"].value is None and found["p99_ms"].value is None
+    assert found["size_bytes"].value == 5
+
+
+def test_one_process_has_the_interval_of_its_calls_and_says_so(tmp_path: Path) -> None:
+    found = phone.summed_up([Figures(avg_ms=2.0, std_ms=0.2, runs=100)], job(tmp_path), tool(TFLITE))
+    latency = found["latency_ms"]
+    assert (latency.low, latency.high) == (pytest.approx(2 - 0.0392), pytest.approx(2 + 0.0392))
+    assert "one process" in latency.method and "standard deviation" in latency.method
+    bare = phone.summed_up([Figures(avg_ms=2.0, runs=100)], job(tmp_path), tool(PERF_TEST))
+    assert bare["latency_ms"].low is None and "no interval" in bare["throughput_ips"].reason
+
+
+def test_energy_is_what_all_rails_took_between_two_readings() -> None:
+    first = "t=1000\nCH0(T=1000)[CPU], 5000000\nt=1000\nCH0(T=1001)[GPU], 100\n"
+    later = "t=3000\nCH0(T=3000)[CPU], 6500000\nt=3000\nCH0(T=3001)[GPU], 500100\n"
+    assert phone._spent(parse_energies(first), parse_energies(later)) == (pytest.approx(2.0), 2.0)
+    assert phone._spent(parse_energies(first), parse_energies(first)) is None
+    went_back = later.replace("6500000", "4")
+    assert phone._spent(parse_energies(first), parse_energies(went_back)) is None
+
+
+def test_energy_per_image_has_an_interval_or_a_reason() -> None:
+    found = phone._energy([0.0010, 0.0011], 2, "")
+    assert found.low < 1.0 < 1.1 < found.high and found.unit == "mJ/image" and "less idle" in found.method
+    assert "at rest" in phone._energy([0.001, -0.001], 2, "").reason
+    assert phone._energy([0.001], 2, "").value is None
+    assert phone._energy([], 2, "no monitors").reason == "no monitors"
