@@ -276,11 +276,11 @@ def _over(runs: Sequence[Figures], name: str, unit: str, what: str, within: floa
         method = f"{what}; median of {len(values)} processes; {NEXT_RUN}"
         return Quantity(value, unit, low, high, len(values), "measured", method)
     value = sorted(values)[len(values) // 2]
-    ends = (value * (1 - within), value * (1 + within)) if within else (None, None)
+    least, most = (value * (1 - within), value * (1 + within)) if within else (None, None)
     told = (
         "; interval from the printed standard deviation, as if the calls were independent" if within else ""
     )
-    return Quantity(value, unit, *ends, len(values), "measured", f"{what}, one process{told}")
+    return Quantity(value, unit, least, most, len(values), "measured", f"{what}, one process{told}")
 
 
 def _throughput(latency: Quantity, batch: int) -> Quantity:
