@@ -102,6 +102,8 @@ def test_every_runtime_that_takes_the_file_has_its_cell(tmp_path: Path) -> None:
         "onnxruntime",
         "openvino",
         "tensorrt",
+        "browser",
+        "browser-webgpu",
     }
     assert all(c["latency_ms"]["value"] > 0 for c in found["cells"])
 
