@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -41,6 +42,7 @@ class Cutter(threading.Thread):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("EDGEFIT_LONG_TESTS" not in os.environ, reason="takes minutes; set EDGEFIT_LONG_TESTS=1")
 def test_a_run_of_twenty_cells_survives_three_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board, run = Jetson(tmp_path / "board"), tmp_path / "run"
     (
