@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 from typing import IO, Any, Callable, Dict, Iterator, Optional, Sequence
@@ -17,6 +18,12 @@ Json = Dict[str, Any]
 ORPHANED = 4
 ALIVE, MOST_ALIVE = 20.0, 90
 """Seconds between two signs of life, and how many are given: what hangs is ended after that."""
+
+
+def orphaned() -> None:
+    """Nobody is listening any more: end, and remove the folder that the engine made for this worker."""
+    shutil.rmtree(os.environ.get("EDGEFIT_FOLDER", ""), ignore_errors=True)
+    os._exit(ORPHANED)
 
 
 def proportional_set_kb(pids: Sequence[int] = ()) -> Optional[int]:
@@ -69,7 +76,7 @@ class Events:
             self._out.write(json.dumps(dict(event=event, **details)) + "\n")
             self._out.flush()
         except BrokenPipeError:
-            os._exit(ORPHANED)  # nobody is listening any more
+            orphaned()
 
     @contextlib.contextmanager
     def alive(self, doing: str) -> Iterator[None]:
@@ -111,7 +118,7 @@ class Control:
     def _read(self) -> None:
         for line in iter(sys.stdin.readline, ""):
             self._lines.put(line)
-        os._exit(ORPHANED)
+        orphaned()
 
     def line(self) -> str:
         return self._lines.get()

@@ -76,7 +76,7 @@ class Worker:
         self._oom_kills = oom_kills()
         argv = [sys.executable, "-m", "bench.agent", "-", runtime]
         self._folder = tempfile.TemporaryDirectory(prefix="edgefit-worker-", ignore_cleanup_errors=True)
-        env = environment(threads, cpus) | {"TMPDIR": self._folder.name}
+        env = environment(threads, cpus) | dict.fromkeys(("TMPDIR", "EDGEFIT_FOLDER"), self._folder.name)
         self._process: subprocess.Popen[bytes] = host.start(argv, env, self._stderr)
         self.pids: tuple[int, ...] = (self.pid,)
         self.weighed: tuple[int, ...] = self.pids

@@ -32,7 +32,7 @@ pytestmark = [
 ]
 PAIRS = 10
 LOW, HIGH = 0.95, 1.05
-MODELS = {"mobilenet_v3_small": (96, 4.0, 0.05), "resnet18": (224, 12.0, 0.5)}
+MODELS = {"mobilenet_v3_small": (96, 8.0, 0.2), "resnet18": (224, 12.0, 0.5)}
 """Side of the image in pixels, seconds of timing of each side and of a turn."""
 PAGE = """<!doctype html>
 <script type="module">

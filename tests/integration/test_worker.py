@@ -122,18 +122,19 @@ def test_an_interrupt_leaves_no_process(phase: str, tiny: Tiny, tmp_path: Path) 
     assert gone(worker.pid)
 
 
-def test_a_killed_engine_takes_its_worker_along() -> None:
+def test_a_killed_engine_takes_its_worker_along(tmp_path: Path) -> None:
     code = (
         "import time; from bench.runtimes import get; from bench.hosts import open_host\n"
         "w = get('onnxruntime').start(open_host('local')); w.ready(); print(w.pid, flush=True); time.sleep(60)"
     )
-    engine = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    engine = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
     pid = int(engine.stdout.readline())
-    assert Path(f"/proc/{pid}").exists()
+    assert Path(f"/proc/{pid}").exists() and len(list(tmp_path.iterdir())) == 1
     engine.kill()
     engine.wait()
     engine.stdout.close()
-    assert gone(pid)
+    assert gone(pid) and not list(tmp_path.iterdir())
 
 
 def test_the_last_words_of_a_worker_that_cannot_start() -> None:
