@@ -14,6 +14,8 @@ import sys
 import threading
 from typing import IO, Any, Callable, Dict, Iterator, Optional, Sequence
 
+from .memory import proportional_set_kb
+
 Json = Dict[str, Any]
 ORPHANED = 4
 ALIVE, MOST_ALIVE = 20.0, 90
@@ -24,24 +26,6 @@ def orphaned() -> None:
     """Nobody is listening any more: end, and remove the folder that the engine made for this worker."""
     shutil.rmtree(os.environ.get("EDGEFIT_FOLDER", ""), ignore_errors=True)
     os._exit(ORPHANED)
-
-
-def proportional_set_kb(pids: Sequence[int] = ()) -> Optional[int]:
-    """PSS of some processes (none named: this one) in KiB from ``/proc/PID/smaps_rollup`` (proc(5)), or None where there is none."""
-    found = [_pss_kb(pid) for pid in pids or ("self",)]
-    known = [kb for kb in found if kb is not None]
-    return sum(known) if known else None
-
-
-def _pss_kb(pid: object) -> Optional[int]:
-    try:
-        with open(f"/proc/{pid}/smaps_rollup") as file:
-            for line in file:
-                if line.startswith("Pss:"):
-                    return int(line.split()[1])
-    except OSError:
-        return None
-    return None
 
 
 def pin(cpus: str) -> None:
@@ -102,7 +86,7 @@ class Events:
 
     def memory_kb(self) -> Optional[int]:
         """PSS of the weighed processes in KiB."""
-        return proportional_set_kb(self.weighed())
+        return proportional_set_kb(*self.weighed())
 
 
 class Control:

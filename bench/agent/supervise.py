@@ -15,24 +15,20 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from typing import IO, Any, Dict, Iterator, List, Optional
 
 from . import look
+from .memory import MemorySampler
 from .sensors import Sensor
 
 Json = Dict[str, Any]
-SAMPLED = ("load", "first", "warmup")
-PARTS = {"first": "load", "warmup": "first", "steady": "steady", "settled": "steady", "predict": "steady"}
-"""Where a phase begins, the part of the work that has just ended: its memory counts there."""
 OUTPUTS = (
     "result.json", "observed.json", "samples.npy", "warmup.npy", "outputs.npy", "build.txt", "run.txt", "times.json"
 )  # fmt: skip
 PACKED = "outputs.tar"
 ENGINES = "engines"
 """A folder of the workspace."""
-MEMORY_PERIOD = 0.05
 STDERR_TAIL = 4000
 BUSY = 1.0
 """Seconds between two tries at the lock of a machine that another measurement holds."""
@@ -40,47 +36,6 @@ BUSY = 1.0
 
 class Failed(Exception):
     """The worker did not do its job; the text says how."""
-
-
-def pss_kb(pid: int) -> Optional[int]:
-    """Proportional set size of a process in KiB (proc(5)), or None."""
-    for line in (look.text_of("/proc/%d/smaps_rollup" % pid) or "").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    return None
-
-
-class Memory:
-    """Peaks of a process's PSS per part, sampled only between :meth:`resume` and :meth:`pause`."""
-
-    def __init__(self, pid: int) -> None:
-        self.peaks: Dict[str, int] = {}
-        self._pid, self._part = pid, ""
-        self._running, self._ended = threading.Event(), threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def note(self, kb: Optional[int], part: str) -> None:
-        if kb is not None and part:
-            self.peaks[part] = max(self.peaks.get(part, 0), kb)
-
-    def resume(self, part: str) -> None:
-        self._part = part
-        self._running.set()
-
-    def pause(self) -> None:
-        self._running.clear()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._running.set()
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._running.wait()
-            if self._ended.wait(MEMORY_PERIOD):
-                return
-            if self._running.is_set():
-                self.note(pss_kb(self._pid), self._part)
 
 
 class Supervisor:
@@ -150,21 +105,22 @@ class Supervisor:
                 env=dict(os.environ, **self.asked["env"]),
                 start_new_session=True,
             )
-        memory = Memory(self._process.pid)
+        memory = MemorySampler(self._process.pid)
         try:
             self._follow(memory, started)
         finally:
             memory.close()
             self.observed["peaks"] = memory.peaks
 
-    def _follow(self, memory: Memory, started: float) -> None:
+    def _follow(self, memory: MemorySampler, started: float) -> None:
         for event in self._worker_events(float(self.asked["timeout_seconds"])):
             name = event.get("name", "") if event.get("event") == "phase" else ""
             if name == "ready":
                 self.observed["start_seconds"] = time.monotonic() - started
                 self._window("before")
                 self._send(json.dumps(self.asked["job"]))
-            self._memory(memory, name, event.get("pss_kb"))
+            if name:
+                memory.enter(name, event.get("pss_kb"))
             if name in ("steady", "settled"):
                 self._gate(name)
                 self._send("go")
@@ -172,15 +128,6 @@ class Supervisor:
             if event.get("event") == "done":
                 return
         raise Failed(self._how_it_ended())
-
-    def _memory(self, memory: Memory, phase: str, kb: Optional[int]) -> None:
-        if not phase:
-            return
-        memory.note(kb, PARTS.get(phase, ""))
-        if phase in SAMPLED:
-            memory.resume("steady" if phase == "warmup" else phase)
-        else:
-            memory.pause()
 
     def _gate(self, name: str) -> None:
         """The counters lie inside the energy window, so that reading energy is not seen as another process's work."""

@@ -6,26 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.agent.memory import MemorySampler
 from bench.measure.disturbance import Disturbance, Snapshot, compare, snapshot
 from bench.measure.gpu import open_nvml
-from bench.measure.memory import MemorySampler
 from bench.measure.power import Reading, Window, idle
 from bench.types import Json, Notify
 
 if TYPE_CHECKING:
     from bench.measure.power import EnergySource
-
-SAMPLED = ("load", "first", "warmup")
-"""Phases in which memory is sampled from outside."""
-PARTS = {
-    "load": "",
-    "first": "load",
-    "warmup": "first",
-    "steady": "steady",
-    "settled": "steady",
-    "predict": "steady",
-}
-"""Where a phase begins, the part of the work that has just ended: its memory counts there."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ class Listener:
 
     def __call__(self, event: Json) -> None:
         if event["event"] == "phase":
-            self._memory(event["name"], event.get("pss_kb"))
+            self.sampler.enter(event["name"], event.get("pss_kb"))
             self._instruments(event["name"])
         self.notify(event["event"], {k: v for k, v in event.items() if k != "event"})
 
@@ -79,15 +67,6 @@ class Listener:
         """Read the idle power while the worker waits for its job: then nothing comes between warm-up and steady state."""
         if self.energy is not None:
             self._idle = idle(self.energy)
-
-    def _memory(self, phase: str, kb: int | None) -> None:
-        part = PARTS.get(phase)
-        if part:
-            self.sampler.note(kb, part)
-        if phase in SAMPLED:
-            self.sampler.resume("steady" if phase == "warmup" else phase)
-        else:
-            self.sampler.pause()
 
     def _instruments(self, phase: str) -> None:
         """Open the windows at the gate before the steady state, close them at the one after it.

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.agent.memory import MemorySampler
 from bench.hosts import open_host
 from bench.measure import paired, selftest
 from bench.measure.artifact import open_artifact
-from bench.measure.memory import MemorySampler
 from bench.measure.power import open_source
 from bench.measure.processes import measure_processes
 from bench.measure.turns import TURN_SECONDS

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 import bench.agent
 from bench.agent import inputs, timing
+from bench.agent.memory import MemorySampler, proportional_set_kb
 from bench.measure import environment
 from bench.measure.accuracy import accuracy_quantity, metrics
 from bench.measure.environment import cpu_quota, cpuinfo, describe
 from bench.measure.latency import all_missing, latency
-from bench.measure.memory import MemorySampler, above_baseline, parts_mb, proportional_set_kb
+from bench.measure.memory import above_baseline, parts_mb
 from bench.measure.power import CodeCarbon
 
 AGENT = sorted(Path(bench.agent.__file__).parent.rglob("*.py"))
