@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional
 
+from .lines import Lines
 from .look import placed, text_of
 
 Json = Dict[str, Any]
-PATIENCE = 2.0
 FIRST_LINE = 5.0
 MOST_ROWS = 200_000
 
@@ -78,38 +74,15 @@ class Sensor:
         return end
 
     def _follow(self) -> Optional[Callable[[], None]]:
+        lines = Lines(self.command)
         try:
-            process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                universal_newlines=True,
-                errors="replace",
-                start_new_session=True,
-            )
+            lines.start(lambda line: self._take(line.rstrip("\n")[:4096]))
         except OSError as error:
             self.problem = "%s cannot be started: %s" % (self.command[0], error.strerror)
             return None
 
-        def run() -> None:
-            assert process.stdout is not None
-            for line in process.stdout:
-                self._take(line.rstrip("\n")[:4096])
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-
         def end() -> None:
-            if process.poll() is not None:
-                self.problem = "%s ended by itself with status %s" % (self.command[0], process.poll())
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(PATIENCE)
-                    break
-            thread.join(PATIENCE)
+            self.problem = lines.stop() or self.problem
 
         return end
 

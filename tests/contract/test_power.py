@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.agent import lines
 from bench.measure.power import (
     Nothing,
     NvmlCounter,
@@ -349,7 +350,7 @@ def test_tegrastats_runs_while_a_window_is_open(script, tmp_path: Path) -> None:
 
 
 def test_tegrastats_that_does_not_listen_is_killed(script, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tegrastats, "PATIENCE", 0.2)
+    monkeypatch.setattr(lines, "PATIENCE", 0.2)
     command = script(f"trap '' TERM\nwhile :; do echo '{LINE}'; sleep 0.05; done\n")
     source = Tegrastats(tmp_path, command=command)
     source.start()

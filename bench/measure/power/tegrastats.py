@@ -7,17 +7,13 @@ JetPack 7). The average goes back to the start of tegrastats, so only the first 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
-import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.agent.lines import Lines
 from bench.measure.power import jetson
 from bench.measure.power.base import Clock, NoAnswer
 from bench.measure.power.sampled import Feed, Sampled
@@ -27,8 +23,6 @@ COMMAND = ("tegrastats", "--interval", "100")
 POWER = re.compile(r"(?<!\S)([A-Za-z]\w*) (-?[0-9]{1,7})(?:mW)?(?:/-?[0-9]{1,7}(?:mW)?){1,2}(?!\S)")
 FIRST_LINE = 5.0
 """Seconds to wait for the first line."""
-PATIENCE = 2.0
-"""Seconds that tegrastats gets to end by itself."""
 
 
 def parse(line: str) -> dict[str, float]:
@@ -36,61 +30,15 @@ def parse(line: str) -> dict[str, float]:
     return {name: int(now) * 1e-3 for name, now in POWER.findall(line) if name != "NC"}
 
 
-class Lines:
-    """The lines of a program that runs until it is stopped."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = list(command)
-        self._process: subprocess.Popen[str] | None = None
-        self._thread: threading.Thread | None = None
-        self._problem = ""
+class _Lines(Lines):
+    """A feed of :class:`bench.measure.power.sampled.Sampled`."""
 
     def start(self, callback: Callable[[str], None]) -> None:
-        self._problem = ""
+        """Raises NoAnswer when the program cannot be started."""
         try:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+            super().start(callback)
         except OSError as error:
             raise NoAnswer(f"{self._command[0]} cannot be started: {error.strerror or error}") from error
-        self._thread = threading.Thread(target=self._read, args=(self._process, callback), daemon=True)
-        self._thread.start()
-
-    @staticmethod
-    def _read(process: subprocess.Popen[str], callback: Callable[[str], None]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            callback(line)
-
-    def stop(self) -> str:
-        process, self._process = self._process, None
-        if process is None:
-            return self._problem
-        status = process.poll()
-        if status is not None:
-            self._problem = f"{self._command[0]} ended by itself with status {status}"
-        _end(process)
-        if self._thread is not None:
-            self._thread.join()
-        if process.stdout is not None:
-            process.stdout.close()
-        return self._problem
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the program's process group; with SIGKILL when it does not listen."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-            return
 
 
 class Tegrastats(Sampled):
@@ -110,7 +58,7 @@ class Tegrastats(Sampled):
         feed: Feed | None = None,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        super().__init__(feed or Lines(command), clock)
+        super().__init__(feed or _Lines(command), clock)
         self._root, self._program = root, command[0]
         self._rails: tuple[str, ...] = ()
 
