@@ -19,6 +19,7 @@ from typing import Any
 from bench import runtimes
 from bench.errors import EdgefitError, StoreError, WorkerError
 from bench.hosts import open_host
+from bench.hosts.base import HostRefused, HostUnreachable
 from bench.measure.latency import all_missing
 from bench.measure.power import EnergySource, open_source
 from bench.measure.processes import measure_processes
@@ -87,7 +88,11 @@ class CellMaker:
             source.close()
 
     def make(self, planned: PlannedCell, upcoming: list[PlannedCell]) -> Json:
-        """The record of one cell. ``upcoming`` are the cells still to be timed, this one first."""
+        """The record of one cell. ``upcoming`` are the cells still to be timed, this one first.
+
+        Raises:
+            HostUnreachable, HostRefused: the device of the run stays away.
+        """
         record: Json = {
             "kind": "cell",
             "key": planned.key,
@@ -116,6 +121,8 @@ class CellMaker:
         elif planned.export:
             try:
                 record |= self._measure(planned, metrics, upcoming)
+            except (HostUnreachable, HostRefused):
+                raise  # so would every other cell; what is under way there is found again by the next run
             except Exception as err:
                 record |= failure(err)
         if record["status"] == "failed":
