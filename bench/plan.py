@@ -17,6 +17,8 @@ from hardware_profiles.load import LOCAL
 
 EXPORT_VERSION = 2
 HARNESS_VERSION = 1
+DEVICE = "device"
+"""The kind of a profile that nobody wrote: a device is only known by what it says of itself."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,23 @@ class RuntimeFacts:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A target reached over a network: what identifies its hardware, and its runtimes."""
+    """A target reached over a network: what identifies its hardware, and its runtimes.
+
+    ``chosen``: the person named the runtimes; those of a recipe as such are for any machine.
+    """
 
     machine: str
     runtimes: tuple[RuntimeFacts, ...]
+    chosen: bool = False
 
     def taking_part(self, recipe: Recipe, profile: Profile) -> tuple[RuntimeFacts, ...]:
-        """Its runtimes that a recipe names, else those of its profile, in the order of the report."""
-        wanted = recipe.runtimes or profile.runtimes
-        return tuple(r for r in self.runtimes if r.name in wanted)
+        """Those chosen; else the profile's, there or not, and of the recipe's those that are there; in the order of the report."""
+        if self.chosen:
+            return tuple(r for r in self.runtimes if r.name in recipe.runtimes)
+        described = profile.kind != DEVICE
+        known = profile.runtimes if described else ()
+        perhaps = recipe.runtimes or (() if described else profile.runtimes)
+        return tuple(r for r in self.runtimes if r.name in known or (r.name in perhaps and not r.missing))
 
 
 @dataclass(frozen=True)

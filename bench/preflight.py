@@ -138,7 +138,7 @@ def _profile(options: RunOptions, device: Any) -> Any:
         return profiles.load(device.profile)
     label = device.name or device.address.rpartition("@")[2].rpartition("//")[2]
     safe = "".join(c if c.isalnum() or c in "-." else "-" for c in label)
-    return replace(profiles.LOCAL, name=safe, title=label, kind="device")
+    return replace(profiles.LOCAL, name=safe, title=label, kind=planning.DEVICE)
 
 
 def _reach(device: Any) -> Any:
@@ -157,14 +157,16 @@ def _elsewhere(there: Any, recipe: recipes.Recipe, profile: Any, options: RunOpt
     from bench.measure import environment
 
     found = [_facts(there.runtime(name), None, there.environment) for name in runtimes.names()]
+    chosen = any(recipes.parse_override(text)[0] == "runtimes" for text in options.sets)
     mode = options.power_mode or there.environment["machine"]["power_mode"]
     machine = digest([environment.hardware(there.environment), mode, options.lock_clocks])
-    elsewhere = planning.Elsewhere(machine, tuple(found))
+    elsewhere = planning.Elsewhere(machine, tuple(found), chosen)
     _some_runtime(elsewhere.taking_part(recipe, profile), there.name)
     return elsewhere
 
 
 def _some_runtime(facts: tuple[planning.RuntimeFacts, ...], where: str) -> None:
+    """Raises MissingError when none of them can run."""
     if all(f.missing for f in facts):
         reasons = "; ".join(f"{f.name}: {f.missing}" for f in facts)
         raise MissingError(f"No runtime is available on {where}", reasons, facts[0].remedy if facts else "")

@@ -226,9 +226,11 @@ def _numpy(look: Look) -> list[Step]:
 
 
 def _runtime_names(device: Device) -> tuple[str, ...]:
+    """Those of its profile first, then those that any machine may have."""
     from hardware_profiles import load
 
-    return load.load(device.profile).runtimes if device.profile else ()
+    known = load.load(device.profile).runtimes if device.profile else ()
+    return tuple(dict.fromkeys((*known, *load.LOCAL.runtimes)))
 
 
 def _distributions(name: str) -> tuple[str, ...]:
@@ -238,19 +240,26 @@ def _distributions(name: str) -> tuple[str, ...]:
 
 
 def _runtimes(look: Look) -> list[Step]:
-    """One step for each runtime of the profile; a missing one is a failure only when there is no other."""
-    if not look.device.profile:
-        return [Step("runtimes", "skipped", "no profile", "Say what it is: bench hosts add ... --profile P")]
+    """One step for each runtime that is there, and for those of the profile that are not: a failure only when there is none at all."""
+    from hardware_profiles import load
+
     there: Json = look.python.get("packages", {})
-    names = _runtime_names(look.device)
-    found = {name: [f"{d} {there[d]}" for d in _distributions(name) if d in there] for name in names}
+    wanted = load.load(look.device.profile).runtimes if look.device.profile else ()
+    found = {
+        name: [f"{d} {there[d]}" for d in _distributions(name) if d in there]
+        for name in _runtime_names(look.device)
+    }
     missing: State = "warning" if any(found.values()) else "failed"
-    return [
+    steps = [
         Step(name, "ok", ", ".join(versions))
         if versions
         else Step(name, missing, f"not there for {look.device.python}", _install(name))
         for name, versions in found.items()
+        if versions or name in wanted
     ]
+    if not steps:
+        return [Step("runtimes", "failed", "none is there", "On the device: pip install onnxruntime")]
+    return steps
 
 
 def _install(name: str) -> str:

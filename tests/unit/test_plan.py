@@ -153,3 +153,33 @@ def test_openvino_shares_the_onnx_files():
     by_runtime = {r: {c.export for c in made.cells if c.cell.runtime == r and c.cell.precision in ("fp32", "int8")}
                   for r in ("onnxruntime", "openvino")}  # fmt: skip
     assert by_runtime["onnxruntime"] == by_runtime["openvino"]
+
+
+TENSORRT = plan.RuntimeFacts("tensorrt", "onnx", "", "s8s8", missing="not installed", remedy="install it")
+THERE = (dataclasses.replace(HERE[0], missing="not installed"), *HERE[1:], TENSORRT)
+
+
+@pytest.mark.parametrize(
+    ("profile", "chosen", "expected"),
+    [
+        # the profile's own, also when it is missing, and of the recipe's (torch, onnxruntime, litert) those that are there
+        ("jetson-xavier", False, {"tensorrt", "onnxruntime", "litert"}),
+        ("jetson-xavier", True, {"torch", "onnxruntime", "litert"}),
+        ("raspberry-pi-5", False, {"onnxruntime", "litert"}),
+    ],
+)
+def test_a_device_over_a_network_is_measured_on_its_own_runtimes_and_nowhere_else(profile, chosen, expected):
+    cells = _plan(profile, there=plan.Elsewhere("d", THERE, chosen)).cells
+    assert {c.cell.runtime for c in cells} == expected
+    assert {c.cell.host for c in cells} == {profiles.load(profile).name}
+    assert all(c.skip == "not installed" for c in cells if c.cell.runtime in ("tensorrt", "torch"))
+    assert any(not c.skip for c in cells)
+
+
+def test_a_device_without_a_profile_is_measured_on_what_is_there():
+    known = dataclasses.replace(profiles.LOCAL, name="box", kind=plan.DEVICE)
+    made = plan.make_plan(
+        known, recipe.load("demo", None), runtimes=HERE, there=plan.Elsewhere("d", THERE), data_digest="d", seed=0,
+        machine="m", files={},
+    )  # fmt: skip
+    assert {c.cell.runtime for c in made.cells} == {"onnxruntime", "litert"}
