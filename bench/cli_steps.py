@@ -249,9 +249,10 @@ def _export_file(
         for note in result["notes"]:
             say(f"  {note}")
         parity = result["parity"]
-        click.echo(
-            f"{output}: {output.stat().st_size:,} bytes; agrees with its parent on {parity['agreement']:.1%} of {parity['n']} images"
+        agrees = (
+            f"; agrees with its parent on {parity['agreement']:.1%} of {parity['n']} images" if parity else ""
         )
+        click.echo(f"{output}: {result['artifact']['size_bytes']:,} bytes{agrees}")
     return errors.EXIT_DONE
 
 
@@ -348,8 +349,8 @@ def _default_scheme(output: Path) -> str:
     from bench import runtimes, single
     from bench.measure import environment
 
-    _, runtime = single.FORMATS.get(output.suffix, ("", "onnxruntime"))
-    return runtimes.get(runtime).int8_scheme(environment.describe())
+    _, runtime = single.FORMATS.get(output.suffix, ("", ""))
+    return runtimes.get(runtime or "onnxruntime").int8_scheme(environment.describe())
 
 
 @click.command()
@@ -378,7 +379,7 @@ def export(
     as_json: bool,
     **rest: Any,
 ) -> int:
-    """Write a model as ONNX, TFLite or an exported program, or take a variant's file out of a run."""
+    """Write a model as ONNX, TFLite, Core ML or a torch program, or take a variant's file out of a run."""
     from bench import single
     from bench.types import to_json
 

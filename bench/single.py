@@ -22,8 +22,9 @@ FORMATS = {
     ".tflite": ("tflite", "litert"),
     ".pt2": ("pt2", "torch"),
     ".pte": ("pte", "executorch"),
+    ".mlpackage": ("mlpackage", ""),
 }
-"""What `bench export` writes: a file's ending, its format, and the runtime it is for."""
+"""What `bench export` writes: a file's ending, its format, and the runtime it is for, if there is one here."""
 
 
 def run_step(
@@ -119,11 +120,16 @@ def _check_fits(model: Path, index: Any) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a finished file into place: whole or not at all."""
+    """Move a finished file (or the folder that a Core ML package is) into place: whole or not at all."""
     from bench.store import explain_disk_errors, write_atomic
 
     with explain_disk_errors(target):
-        write_atomic(target, source.read_bytes())
+        if source.is_file():
+            write_atomic(target, source.read_bytes())
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            Path(shutil.copytree(source, Path(beside) / target.name)).rename(target)
 
 
 def _judge(model: Path, dataset: Any, split: str) -> Json:

@@ -1,8 +1,8 @@
-"""Turn a model file into an artifact that a runtime loads: torch.export or ExecuTorch program, ONNX, TFLite.
+"""Turn a model file into an artifact that a runtime loads: torch.export or ExecuTorch program, ONNX, TFLite, Core ML.
 
 Every artifact takes float32 images, already normalised, and answers float32 logits; reduced precision
 is inside (``input = "int8"`` of a quantize step makes TFLite files that take int8). ``pt2``, ``onnx`` and
-``pte`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C.
+``pte`` take N x C x H x W with a free N, ``tflite`` takes 1 x H x W x C, ``mlpackage`` 1 x C x H x W.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SCHEMES: dict[str, dict[str, tuple[str, ...]]] = {
     "onnx": {"fp32": ("",), "fp16": ("",), "int8": tuple(quantize.ONNX_SCHEMES)},
     "tflite": {"fp32": ("",), "fp16": ("",), "int8": (quantize.LITERT_SCHEME,)},
     "pte": {"fp32": ("",)},
+    "mlpackage": {"fp32": ("",), "fp16": ("",)},
     "safetensors": {"fp32": ("",)},
 }
 """format -> precision -> quantization schemes."""
@@ -42,6 +43,8 @@ REASONS = {
     ): "PyTorch's int8 kernels are another toolchain; int8 is measured with ONNX Runtime and LiteRT",
     ("onnx", "bf16"): "ONNX Runtime has no bf16 convolutions on CPUs; use pt2",
     ("tflite", "bf16"): "LiteRT has no bf16 kernels; use fp16",
+    ("mlpackage", "int8"): "Core ML has an int8 of its own (coremltools.optimize); export the model as fp16",
+    ("mlpackage", "bf16"): "Core ML has no bf16; use fp16",
     **{("pte", p): "Only fp32 programs are made for ExecuTorch as yet" for p in ("int8", "fp16", "bf16")},
     **{("safetensors", p): "A model file holds float32 weights" for p in ("int8", "fp16", "bf16")},
 }
@@ -89,7 +92,7 @@ def export(
 
     Args:
         model: a ``.safetensors`` model file. One trained in simulated int8 brings its own ranges.
-        fmt: ``pt2``, ``onnx``, ``tflite``, ``pte`` or ``safetensors`` (the model file itself).
+        fmt: ``pt2``, ``onnx``, ``tflite``, ``pte``, ``mlpackage`` (a folder) or ``safetensors`` (the model file itself).
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         scheme: for int8 ``u8s8``, ``u8s8-7bit``, ``s8s8`` (onnx) or ``litert`` (tflite); else empty.
         step: options of int8; None takes the defaults. With ``max_drop`` the rungs of its ladder are tried.
@@ -118,6 +121,8 @@ def export(
     job = _Job(model, module, spec, fmt, precision, scheme, step, data, images, path, float_artifact)
     notes, trail = _write(job, target, qat, notify)
 
+    if fmt == "mlpackage":
+        return ExportResult(path, job.artifact(path), {}, notes, trail)  # nothing here runs it
     reference = parity.run_module(module, images)
     about = f"The {precision}{f' ({scheme})' if scheme else ''} {fmt} artifact"
     found, more = _logits(path, fmt, scheme, images, reference, about)
@@ -127,6 +132,19 @@ def export(
 
         agreement["training"] = qat_export.shipped_parity(path, fmt, spec, data, scheme)
     return ExportResult(path, job.artifact(path), agreement, (*notes, *more), trail)
+
+
+def _files(path: Path) -> list[Path]:
+    """An artifact's files: itself, or those of a folder in a fixed order."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, its own; of a folder, that of its files' names and digests."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = (f"{p.relative_to(path).as_posix()} {_sha256(p)}\n" for p in _files(path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -150,8 +168,8 @@ class _Job:
         inputs, outputs = _tensor_specs(path, self.fmt, self.spec.preprocess, self.spec.classes)
         return Artifact(
             format=self.fmt,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            size_bytes=path.stat().st_size,
+            sha256=_sha256(path),
+            size_bytes=sum(p.stat().st_size for p in _files(path)),
             filename=path.name,
             precision=precision or self.precision,
             scheme=scheme or self.scheme,
@@ -188,6 +206,13 @@ def _write(
 
         _convert("Exporting to pte", lambda: executorch_.write(job.module, job.images, job.path))
         return (f"a free batch of at most {executorch_.LARGEST_BATCH} images; XNNPACK kernels",), ()
+    if job.fmt == "mlpackage":
+        from compress import coreml
+
+        def package() -> tuple[str, ...]:
+            return coreml.write(job.module, job.images, job.path, job.precision)
+
+        return _convert(f"Exporting to {job.fmt}", package), ()
     if job.precision == "fp32":
         job.write_float(job.module, job.path)
         return (), ()
@@ -303,8 +328,9 @@ def _tensor_specs(
         grid = litert_int8.input_grid(path)
         image = TensorSpec("args_0", (1, pre.height, pre.width, pre.channels), grid[0], "NHWC", *grid[1:])
         return (image,), (TensorSpec("output_0", (1, classes), layout="NC"),)
-    image = TensorSpec("input", (None, pre.channels, pre.height, pre.width), layout="NCHW")
-    return (image,), (TensorSpec("logits", (None, classes), layout="NC"),)
+    batch = 1 if fmt == "mlpackage" else None
+    image = TensorSpec("input", (batch, pre.channels, pre.height, pre.width), layout="NCHW")
+    return (image,), (TensorSpec("logits", (batch, classes), layout="NC"),)
 
 
 def _pt2(job: _Job) -> tuple[str, ...]:

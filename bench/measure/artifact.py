@@ -46,6 +46,11 @@ def describe_file(path: Path) -> tuple[Artifact, bool]:
     from bench.store import file_sha256
 
     if path.is_dir():
+        if path.suffix == ".mlpackage":
+            raise UsageError(
+                f"{path.name} is a Core ML package, which Apple's systems alone run",
+                todo="Time it with Xcode's Performance tab on a Mac; `bench export` writes the same model as ONNX or TFLite",
+            )
         raise UsageError(f"{path} is a folder", todo=f"Name a file: {', '.join(runtimes.SUFFIXES)}")
     if not path.is_file():
         raise UsageError(f"There is no file {path}")

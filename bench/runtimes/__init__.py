@@ -20,6 +20,7 @@ RUNTIMES = {
     "torch-cudagraph": "bench.runtimes.torch_:CUDA_GRAPH",
     "torch-eager": "bench.runtimes.torch_:EAGER",
     "tensorrt": "bench.runtimes.tensorrt_:RUNTIME",
+    "tensorrt-dla": "bench.runtimes.tensorrt_:RUNTIME_DLA",
     "browser": "bench.runtimes.browser:WASM",
     "browser-webgpu": "bench.runtimes.browser:WEBGPU",
 }

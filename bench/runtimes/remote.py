@@ -160,7 +160,7 @@ class RemoteRuntime:
             "total": float(seen.get("total_seconds", 0.0)),
         }
         if worker_name == trtexec_.WORKER:
-            return trtexec_.result(raw, job, seconds)
+            return trtexec_.result(raw, job, self.name, seconds)
         window = source.replay(seen.get("sensor", {}), machine.seen["files"])
         observed = Observed(
             peaks={k: int(v) for k, v in seen.get("peaks", {}).items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.agent import look
@@ -14,6 +15,8 @@ from bench.types import Json
 if TYPE_CHECKING:
     from bench.hosts.base import Host
     from bench.runtimes.remote import Machine
+
+DLA = "dla0"
 
 
 def _devices(version: str, files: Json) -> tuple[str, ...]:
@@ -59,8 +62,8 @@ class TensorRt(LocalRuntime):
         bindings = super().there(machine)
         number = parts(bindings.version)
         if bindings.available and not (number and number < NAMED_TENSORS):
-            return self.name
-        return trtexec_.WORKER if trtexec_.version(machine) else self.name
+            return TensorRt.name
+        return trtexec_.WORKER if trtexec_.version(machine) else TensorRt.name
 
     def refuse(self, precision: str, environment: Json, device: str = "cpu") -> str:
         if device == "cpu":
@@ -73,4 +76,24 @@ class TensorRt(LocalRuntime):
         return "s8s8"
 
 
+class TensorRtDla(TensorRt):
+    """The same on the first DLA of a Jetson; layers that it does not take run on the GPU, and are counted."""
+
+    name = "tensorrt-dla"
+
+    def probe(self, host: Host) -> Probe:
+        return _on_dla(super().probe(host))
+
+    def there(self, machine: Machine) -> Probe:
+        return _on_dla(super().there(machine))
+
+
+def _on_dla(found: Probe) -> Probe:
+    if found.available and DLA not in found.devices:
+        reason = f"this board has no DLA that TensorRT {found.version} drives"
+        return Probe(False, reason=reason, remedy="Measure with tensorrt, on its GPU")
+    return replace(found, devices=(DLA,)) if found.available else found
+
+
 RUNTIME = TensorRt()
+RUNTIME_DLA = TensorRtDla()

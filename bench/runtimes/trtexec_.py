@@ -42,11 +42,11 @@ def version(machine: Machine) -> str:
     return machine.versions[WORKER]
 
 
-def result(raw: Json, job: CellJob, seconds: dict[str, float]) -> WorkerResult:
+def result(raw: Json, job: CellJob, name: str, seconds: dict[str, float]) -> WorkerResult:
     """The worker's result with what its files say. Latency is GPU compute alone, in seconds a query like every sample."""
     if raw["status"] == "ok":
         raw = _completed(raw, job)
-    raw["runtime"]["name"] = "tensorrt"
+    raw["runtime"]["name"] = name
     found = worker_result(raw, job, Observed(peaks={}), seconds)
     if found.status != "ok":
         return found

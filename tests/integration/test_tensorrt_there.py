@@ -116,6 +116,24 @@ def test_trtexec_of_every_version_gives_gpu_seconds_a_query(
         assert result.metrics[name].value is None and "trtexec" in result.metrics[name].reason, name
 
 
+@pytest.mark.parametrize(("version", "there"), [("8.5.2", True), ("10.8.0", False)])
+def test_the_dla_is_a_runtime_of_its_own_where_the_release_drives_one(
+    tool: Trtexec, place: Workspace, tmp_path: Path, version: str, there: bool
+) -> None:
+    tool.claims(version)
+    runtime = Machine.reach(place).runtime("tensorrt-dla")
+    found = runtime.probe(place.host)
+    assert found.available is there
+    if not there:
+        assert f"no DLA that TensorRT {version} drives" in found.reason and "tensorrt" in found.remedy
+        return
+    assert found.devices == ("dla0",)
+    assert "FP16 and INT8" in runtime.refuse("fp32", {}, "dla0")
+    result = runtime.measure(a_job(tmp_path / "cell", device=found.devices[0]), place.host, quiet)
+    assert result.status == "ok" and result.runtime["name"] == "tensorrt-dla", result.reason
+    assert all("--useDLACore=0" in call for call in tool.calls)
+
+
 def test_trtexec_builds_once_and_again_when_the_engine_is_damaged(
     tool: Trtexec, place: Workspace, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ BACKENDS: Dict[str, Callable[[], Backend]] = {
     "openvino": _lazy("openvino_", "OpenVino"),
     "executorch": _lazy("executorch_", "ExecuTorch"),
     "tensorrt": _lazy("tensorrt_", "TensorRt"),
+    "tensorrt-dla": _lazy("tensorrt_", "TensorRt"),
     "browser": _lazy("browser", "BrowserWasm"),
     "browser-webgpu": _lazy("browser", "BrowserWebGpu"),
     "trtexec": _lazy("trtexec", "Trtexec"),

@@ -25,7 +25,7 @@ def software(look: Look) -> Iterator[Finding]:
         yield Finding("runtimes", "problem", "none is installed", "See the lines below")
     for kind, name, p in found:
         if not p.available:
-            pointless = name == "tensorrt" and not look.nvidia
+            pointless = name.startswith("tensorrt") and not look.nvidia
             if pointless:
                 yield Finding(kind, "ok", f"{name}: no NVIDIA GPU here to run it on")
             else:

@@ -1,0 +1,72 @@
+"""`bench export` to Core ML: what the package says of itself, that the weights are the model's, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill import models
+from distill.data import Dataset
+from tests.integration.conftest import bench
+
+torch = pytest.importorskip("torch")
+coremltools = pytest.importorskip("coremltools")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("coreml") / "net.safetensors"
+    torch.manual_seed(0)
+    spec = models.ModelSpec("edgefit:tiny", 10, 1, digits.index.classes, digits.preprocess)
+    models.save(models.build("edgefit:tiny", 10, 1), spec, path)
+    return path
+
+
+def files(package: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_size for p in package.rglob("*") if p.is_file()}
+
+
+def test_a_package_is_this_model_and_says_how_to_feed_it(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "net.mlpackage"
+    done = bench("export", str(model), "--output", str(output), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["parity"] == {} and any("Apple" in note for note in said["notes"])
+    assert said["artifact"]["size_bytes"] == sum(files(output).values())
+    assert json.loads((tmp_path / "net.mlpackage.json").read_text()) == said["artifact"]
+    assert {p.name for p in tmp_path.iterdir()} == {"net.mlpackage", "net.mlpackage.json"}
+
+    about = coremltools.utils.load_spec(str(output)).description
+    (image,), (logits,) = about.input, about.output
+    assert (image.name, list(image.type.multiArrayType.shape)) == ("input", [1, 1, 8, 8])
+    assert (logits.name, list(logits.type.multiArrayType.shape)) == ("logits", [1, 10])
+    for value in (image, logits):
+        assert value.type.multiArrayType.dataType == value.type.multiArrayType.FLOAT32
+    last = [p for p in models.load(model)[0].parameters() if p.ndim == 2][-1]
+    (weights,) = output.rglob("weight.bin")
+    assert last.detach().numpy().tobytes() in weights.read_bytes()
+
+    again = bench("export", str(model), "--output", str(output), cwd=tmp_path)
+    assert again.returncode == 2 and "is a folder" in again.stderr
+
+
+def test_half_precision_is_smaller_and_int8_says_why_not(model: Path, tmp_path: Path) -> None:
+    sizes = []
+    for precision in ("fp32", "fp16"):
+        output = tmp_path / f"{precision}.mlpackage"
+        command = ["export"] if precision == "fp32" else ["quantize", "--precision", precision]
+        done = bench(command[0], str(model), *command[1:], "--output", str(output), cwd=tmp_path)
+        assert done.returncode == 0 and "agrees" not in done.stdout, done.stderr
+        sizes.append(files(output)["weight.bin"])
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.1)
+    refused = bench("quantize", str(model), "--output", str(tmp_path / "q.mlpackage"), cwd=tmp_path)
+    assert refused.returncode == 3 and "Core ML has an int8 of its own" in refused.stderr
+
+
+def test_measuring_one_says_where_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "net.mlpackage").mkdir()
+    done = bench("measure", "net.mlpackage", cwd=tmp_path)
+    assert done.returncode == 2 and "Apple" in done.stderr and "Xcode" in done.stderr
