@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from bench.steps import DataOptions
 from distill import data
@@ -54,8 +56,12 @@ def run_arguments(out: str = "run") -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """The directory that holds the finished run ``run``."""
-    folder = tmp_path_factory.mktemp("finished")
-    done = bench(*run_arguments(), cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """The directory that holds the finished run ``run``; it is made once, also where pytest runs in several processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            done = bench(*run_arguments(), cwd=folder)
+            assert done.returncode == 0, done.stderr[-3000:]
     return folder

@@ -166,4 +166,3 @@ def test_artifacts_of_a_run_record_what_their_graphs_show(finished: Path) -> Non
     graphs = {(r["variant"], r["format"]): r["graph"] for r in run.artifacts.values()}
     assert graphs["teacher", "onnx"]["layers"] == graphs["teacher", "tflite"]["layers"] > 0
     assert graphs["teacher", "onnx"]["int8_layers"] == 0 < graphs["teacher-int8", "onnx"]["int8_layers"]
-    assert graphs["teacher", "pt2"] == {}
