@@ -110,7 +110,48 @@ print("Average inference time cost total: 1.250000 ms\nTotal inference run time:
 print("Avg CPU usage: 12 %\nPeak working set size: 31457280 bytes\nAvg CPU usage:12\nPeak working set size:31457280\nRuns:800")
 print("Min Latency: 0.0012 s\nMax Latency: 0.0019 s\nP50 Latency: 0.00124 s\nP90 Latency: 0.0013 s\nP95 Latency: 0.0014 s\nP99 Latency: 0.0016 s\nP999 Latency: 0.0018 s")
 """
-TOOLS = {"benchmark_model": BENCHMARK_MODEL, "onnxruntime_perf_test": PERF_TEST}
+EXECUTOR_RUNNER = r"""
+import os, pathlib, shutil, sys
+if "--help" in sys.argv:
+    print("executor_runner: stand-in\n\n  Flags from executor_runner.cpp:\n    -cpu_threads (Number of CPU threads) type: int32 default: -1")
+    print("    -input_shapes (Per-input shapes) type: string default: \"\"\n    -num_executions (Number of times) type: uint32 default: 1")
+    sys.exit(1)
+options = dict(w.lstrip("-").split("=", 1) for w in sys.argv[1:])
+here = pathlib.Path(__file__).parent
+with open(here / "runner_calls", "a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\n")
+log = pathlib.Path(shutil.which("logcat")).parent / f"log_{os.getpid()}"
+def say(text, level="I"):
+    with open(log, "a") as out:
+        out.write(f"{level}/ExecuTorch: {text}\n")
+say(f"Resetting threadpool with num threads = {options['cpu_threads']}")
+if pathlib.Path(options["model_path"]).read_bytes()[4:8] != b"ET12":
+    say(f"Failed to parse model file {options['model_path']}", "E")
+    sys.exit(1)
+say(f"Model file {options['model_path']} is loaded.")
+say("Using method forward")
+say("Setting up CPU planned buffer 0, size 786432.")
+say("Model loaded in 3.250000 ms.")
+n, total = int(options["num_executions"]), 0.0
+for i in range(n):
+    say(f"Inputs resized to {options['input_shapes']}")
+    ms = 9.0 if i == 0 else 2.0 + 0.125 * (i % 3)
+    total += ms
+    say(f"Iteration {i + 1} of {n}: {ms:f} ms")
+say(f"Model executed successfully {n} time(s) in {total:f} ms.")
+say("1 outputs: ")
+print("OutputX 0: tensor(sizes=[1, 3], [0.5, 0.25, 0.125])")
+"""
+LOGCAT = """#!/bin/sh
+[ "$1 $2 $3 $4 $5" = "-b main -d -v tag" ] && [ "$7 $8" = "-s ExecuTorch:V" ] || exit 1
+echo "--------- beginning of main"
+cat "$(dirname "$0")/log_${6#--pid=}"
+"""
+TOOLS = {
+    "benchmark_model": BENCHMARK_MODEL,
+    "onnxruntime_perf_test": PERF_TEST,
+    "executor_runner": EXECUTOR_RUNNER,
+}
 
 
 class Phones:
@@ -132,6 +173,7 @@ class Phones:
         self.set_state(serial, state)
         program(phone / "bin/getprop", GETPROP % model)
         program(phone / "bin/dumpsys", DUMPSYS)
+        program(phone / "bin/logcat", LOGCAT)
         self.conditions(serial)
         for name in tools:
             tool(name, phone / "tmp" / name)

@@ -21,17 +21,22 @@ from bench.runtimes import get
 from bench.runtimes.base import CellJob, Probe, Runtime, WorkerResult
 from bench.runtimes.phone_tools import (
     ACCELERATORS,
+    NO_ENERGY,
     PERF_TEST,
+    RUNNER,
     RUNTIMES,
+    TRIAL,
     Figures,
     Tool,
     command,
+    executions,
     figures,
     kind_of,
+    lacking,
 )
 from bench.stats import NEXT_RUN, process_interval
 from bench.store import file_sha256
-from bench.types import Json, Notify, Quantity
+from bench.types import Json, Notify, Protocol, Quantity
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
@@ -50,6 +55,18 @@ HASH = 'if [ -f "$1" ]; then sha256sum <"$1" | cut -c 1-64; fi'
 FIND = 'for path in "$@"; do if [ -f "$path" ]; then sha256sum -- "$path"; fi; done'
 # the tool's library may lie beside it
 RUN = 'cd "$(dirname "$1")" && LD_LIBRARY_PATH=".:$LD_LIBRARY_PATH" exec "$@" 2>&1'
+# ExecuTorch built for Android logs to the phone's log, where the process is told from others by its number; a build for
+# POSIX logs to standard error. `-v tag` keeps each line's level. The last lines take a moment to reach the log.
+RUN_LOGGED = """
+cd "$(dirname "$1")" || exit
+LD_LIBRARY_PATH=".:$LD_LIBRARY_PATH" exec "$@" 2>&1 &
+pid=$!
+wait "$pid"
+status=$?
+sleep 0.3
+logcat -b main -d -v tag --pid="$pid" -s ExecuTorch:V 2>/dev/null
+exit "$status"
+"""
 
 
 @dataclass
@@ -114,7 +131,7 @@ class Phone:
             usage = self.host.exec(["sh", "-c", RUN, "sh", there, "--help"], SHORT, check=False).stdout
             kind = kind_of(PurePosixPath(there).name, usage)
             runtime = next(name for name, kinds in RUNTIMES.items() if kind in kinds)
-            found.setdefault(runtime, Tool(kind, there, sha[:12]))
+            found.setdefault(runtime, Tool(kind, there, sha[:12], lacking(kind, usage)))
         return found
 
 
@@ -161,14 +178,15 @@ class PhoneRuntime:
         begin = time.monotonic()
         model = f"{machine.folder}/objects/{job.artifact.sha256}{job.path.suffix}"
         machine.upload(job.path, model)
+        often = self._executions(tool, model, job)
         before = phone.state(machine.host)
-        idle, reason = self._idle()
+        idle, reason = (0.0, NO_ENERGY[tool.kind]) if tool.kind in NO_ENERGY else self._idle()
         runs: list[tuple[Figures, Json]] = []
         joules: list[float] = []
         for i in range(job.protocol.processes):
             notify("process", {"n": i + 1, "of": job.protocol.processes})
             first = phone.energies(machine.host)[0]
-            found, raw = self._once(tool, model, job)
+            found, raw = self._once(tool, model, job, often)
             if found.problem:
                 metrics = all_missing(found.problem)
                 return WorkerResult("failed", f"{tool.kind}: {found.problem}", metrics, runtime={"raw": raw})
@@ -202,15 +220,22 @@ class PhoneRuntime:
             notes=tuple(dict.fromkeys(notes)),
         )
 
-    def _once(self, tool: Tool, model: str, job: CellJob) -> tuple[Figures, Json]:
+    def _executions(self, tool: Tool, model: str, job: CellJob) -> int:
+        """How often each process of executor_runner is to call; the other tools end by the clock."""
+        if tool.kind != RUNNER:
+            return 0
+        return executions(self._once(tool, model, job, TRIAL)[0], _share(job.protocol))
+
+    def _once(self, tool: Tool, model: str, job: CellJob, often: int) -> tuple[Figures, Json]:
         """One process of the tool: its figures, and what it said."""
-        host, protocol = self._phone.host, job.protocol
+        host, protocol = self._phone.host, _share(job.protocol)
         result = f"{self._phone.folder}/result"
-        share = replace(protocol, max_seconds=protocol.max_seconds / protocol.processes)
-        argv = command(tool, model, result, job.threads, job.device, share, job.batch, job.artifact.inputs)
+        inputs = job.artifact.inputs
+        argv = command(tool, model, result, job.threads, job.device, protocol, job.batch, inputs, often)
         host.exec(["rm", "-f", "--", result], SHORT)
-        done = host.exec(["sh", "-c", RUN, "sh", *argv], protocol.timeout_seconds + SHORT, check=False)
-        proto = self._fetch(result) if tool.kind != PERF_TEST else b""
+        script = RUN_LOGGED if tool.kind == RUNNER else RUN
+        done = host.exec(["sh", "-c", script, "sh", *argv], protocol.timeout_seconds + SHORT, check=False)
+        proto = self._fetch(result) if tool.kind not in (PERF_TEST, RUNNER) else b""
         raw = {"command": argv, "status": done.returncode, "said": done.stdout[-MOST_SAID:]}
         raw |= {"result": base64.b64encode(proto).decode()} if proto else {}
         return figures(tool, done.stdout, proto, done.returncode), raw
@@ -235,6 +260,11 @@ class PhoneRuntime:
         return (0.0, "its power monitors stand still") if spent is None else (spent[0] / spent[1], "")
 
 
+def _share(protocol: Protocol) -> Protocol:
+    """What one process has of a cell's time."""
+    return replace(protocol, max_seconds=protocol.max_seconds / protocol.processes)
+
+
 def _spent(before: Energies, after: Energies) -> tuple[float, float] | None:
     """(J, s) of all rails between two readings, by the phone's clock; None when no clock went on or a counter went back."""
     old = {(rail.device, rail.name): rail for rail in before.rails}
@@ -248,7 +278,12 @@ def _spent(before: Energies, after: Energies) -> tuple[float, float] | None:
 
 def summed_up(runs: Sequence[Figures], job: CellJob, tool: Tool) -> dict[str, Quantity]:
     """The metrics of a cell from the figures of its processes."""
-    metrics = all_missing(f"{tool.kind} prints statistics of its calls, not the calls")
+    why = (
+        "has its calls in a log that may lose some"
+        if tool.kind == RUNNER
+        else "prints statistics of its calls, not the calls"
+    )
+    metrics = all_missing(f"{tool.kind} {why}")
     counts = ", ".join("?" if f.runs is None else str(f.runs) for f in runs)
     mean = f"mean over n runs that {tool.kind} prints (n: {counts}) on {job.device}"
     latency = _over(runs, "avg_ms", "ms", mean, within=max(f.half_width for f in runs))

@@ -1,22 +1,26 @@
 """The vendors' tools that time a model on a phone: how each is called, and what its report says.
 
 Options after LiteRT, tflite/tools/benchmark/README.md and litert/tools/benchmark_litert_model.h, and microsoft/onnxruntime,
-onnxruntime/test/perftest/command_args_parser.cc. The tools print statistics of their calls, not the calls.
+onnxruntime/test/perftest/command_args_parser.cc, and pytorch/executorch, examples/portable/executor_runner/executor_runner.cpp.
+The tools print statistics of their calls, not the calls; executor_runner logs its calls.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from bench.errors import WorkerError
-from bench.parsers import benchmark_model, benchmark_result, onnxruntime_perf_test
+from bench.parsers import benchmark_model, benchmark_result, executor_runner, onnxruntime_perf_test
 from bench.types import Protocol, TensorSpec
 
 TFLITE, COMPILED, PERF_TEST = "benchmark_model", "benchmark_litert_model", "onnxruntime_perf_test"
-RUNTIMES = {"litert": (COMPILED, TFLITE), "onnxruntime": (PERF_TEST,)}
+RUNNER = "executor_runner"
+RUNTIMES = {"litert": (COMPILED, TFLITE), "onnxruntime": (PERF_TEST,), "executorch": (RUNNER,)}
 """The files that are looked for on a phone, for each runtime in this order."""
 ACCELERATORS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -37,18 +41,38 @@ ACCELERATORS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "nnapi": ("-e", "nnapi"),
             "npu": ("-e", "qnn", "-i", "backend_type|htp"),
         },
+        RUNNER: {"cpu": ()},
     }
 )
 """What each tool can be told to run on."""
+NEEDED = MappingProxyType(
+    {
+        "cpu_threads": "the number of its threads cannot be set",
+        "input_shapes": "a program with a free batch runs at its largest",
+    }
+)
+"""Options that older executor_runners lack, and what follows."""
+TRIAL = 4
+"""Calls of the process that finds out how long one takes, for executor_runner has no limit of time."""
+MOST_EXECUTIONS = 500
+"""Calls of one process of executor_runner: each is two lines in the phone's log, which keeps 256 KiB of all that is logged."""
+NO_ENERGY = {
+    RUNNER: "executor_runner writes the largest input it could take before each call: that takes energy, too"
+}
+"""Why what the power monitors say of a tool's whole run is not what its calls took."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool on a phone. ``version`` is the beginning of its sha256: the tools do not say theirs."""
+    """One tool on a phone. ``version`` is the beginning of its sha256: the tools do not say theirs.
+
+    ``lacks`` are the options of :data:`NEEDED` that its usage does not name.
+    """
 
     kind: str
     path: str
     version: str
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +103,16 @@ def kind_of(name: str, usage: str) -> str:
     """Which tool a file is. Both of LiteRT's are published as ``benchmark_model``: their options tell them apart."""
     if "perf_test" in name:
         return PERF_TEST
+    if RUNNER in name:
+        return RUNNER
     return COMPILED if "use_npu" in usage else TFLITE
+
+
+def lacking(kind: str, usage: str) -> tuple[str, ...]:
+    """The options of :data:`NEEDED` that a tool's ``--help``, as gflags writes it, does not list."""
+    if kind != RUNNER:
+        return ()
+    return tuple(name for name in NEEDED if not re.search(rf"^\s*--?{name}\b", usage, re.MULTILINE))
 
 
 def command(
@@ -91,16 +124,21 @@ def command(
     protocol: Protocol,
     batch: int = 1,
     inputs: tuple[TensorSpec, ...] = (),
+    often: int = TRIAL,
 ) -> list[str]:
-    """The command line for one process, which may time for ``protocol.max_seconds``.
+    """The command line for one process, which may time for ``protocol.max_seconds``, or calls ``often`` (executor_runner).
 
     Raises:
-        WorkerError: the tool does not run on that accelerator, or not with that batch.
+        WorkerError: the tool does not run on that accelerator, or not with that batch, or lacks an option.
     """
     chosen = ACCELERATORS[tool.kind].get(accelerator)
     if chosen is None:
         known = ", ".join(ACCELERATORS[tool.kind])
         raise WorkerError(f"{tool.kind} does not run on {accelerator!r}", todo=f"It runs on: {known}")
+    if tool.kind == RUNNER:
+        sizes = _input_shapes(tool, batch, inputs)
+        options = [f"--cpu_threads={threads}", f"--num_executions={often}", f"--input_shapes={sizes}"]
+        return [tool.path, f"--model_path={model}", *options]
     shape = _shape(tool, batch, inputs)
     if tool.kind == PERF_TEST:
         # -I makes the inputs; a whole number of seconds is the shortest that -t takes
@@ -135,8 +173,39 @@ def _shape(tool: Tool, batch: int, inputs: tuple[TensorSpec, ...]) -> list[str]:
     return [f"--input_layer={inputs[0].name}", f"--input_layer_shape={sizes}"]
 
 
+def _input_shapes(tool: Tool, batch: int, inputs: tuple[TensorSpec, ...]) -> str:
+    """The shape of every input, always said: without it a program runs at its largest batch."""
+    if tool.lacks:
+        why = "; ".join(f"without --{name} {NEEDED[name]}" for name in tool.lacks)
+        todo = "Build executor_runner from a newer ExecuTorch, and see that it answers --help there"
+        raise WorkerError(f"{tool.path} does not say that it takes --{tool.lacks[0]}: {why}", todo=todo)
+    shapes = [(batch if i.shape[:1] == (None,) else i.shape[0], *i.shape[1:]) for i in inputs if i.shape]
+    if not shapes or len(shapes) < len(inputs) or any(None in shape for shape in shapes):
+        raise WorkerError(
+            f"{RUNNER} has to be told the shape of every input, and this file's are not known",
+            todo="Measure a .pte file that `bench export` wrote",
+        )
+    if any(shape[0] != batch for shape in shapes):
+        own = next(shape[0] for shape in shapes if shape[0] != batch)
+        raise WorkerError(
+            f"This file runs with batch {own} only, not {batch}",
+            todo="Leave other batches out: --set 'protocol.batches=[1]'",
+        )
+    return ",".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def executions(trial: Figures, protocol: Protocol) -> int:
+    """How often a process of executor_runner calls, after a trial: for ``protocol.max_seconds``, and half as long to warm up."""
+    if not trial.avg_ms:
+        return TRIAL  # the trial failed; so will the first process, and it says why
+    wanted = max(protocol.min_runs, protocol.max_seconds * 1000 / trial.avg_ms) * 1.5
+    return max(TRIAL, int(min(wanted, MOST_EXECUTIONS, protocol.timeout_seconds * 1000 / trial.avg_ms)))
+
+
 def figures(tool: Tool, said: str, proto: bytes = b"", status: int = 0) -> Figures:
     """What a run's two streams and its result file say; ``problem`` is why there is no mean."""
+    if tool.kind == RUNNER:
+        return _runner(said, status)
     return _perf_test(said, status) if tool.kind == PERF_TEST else _litert(said, proto, status)
 
 
@@ -208,6 +277,45 @@ def _perf_test(said: str, status: int) -> Figures:
         memory_mb=None if run.peak_bytes is None else run.peak_bytes / 1e6,
     )
     return _checked(found, status, run.errors, said)
+
+
+def _runner(said: str, status: int) -> Figures:
+    run = executor_runner.parse(said)
+    if not (status or run.executed or run.iterations or run.errors):
+        return Figures(
+            problem=f"it logged no times: {RUNNER} does so only if built with EXECUTORCH_ENABLE_LOGGING=ON"
+        )
+    warm_up = (run.planned or 0) // 3
+    counted = [ms for at, ms in run.iterations if at > warm_up]
+    average = statistics.fmean(counted) if counted else None
+    if average is None and run.executions and run.total_ms is not None:
+        average = run.total_ms / run.executions
+    found = Figures(
+        avg_ms=average,
+        min_ms=min(counted, default=None),
+        max_ms=max(counted, default=None),
+        std_ms=statistics.stdev(counted) if len(counted) > 1 else None,
+        runs=len(counted) or run.executions,
+        calls=run.executions,
+        init_ms=run.load_ms,
+        first_ms=next((ms for at, ms in run.iterations if at == 1), None),
+        notes=_of_runner(run),
+    )
+    return _checked(found, status, run.errors, said)
+
+
+def _of_runner(run: executor_runner.Run) -> tuple[str, ...]:
+    """What to know of executor_runner's figures."""
+    told = [f"fed with ones by {RUNNER}, which writes them anew before each call, untimed"]
+    if run.iterations:
+        told.append("the first third of the calls warms up and is not counted")
+        kept, planned = len(run.iterations), run.planned or 0
+        told += [f"the log has {kept} of the {planned} calls"] if kept < planned else []
+    else:
+        told.append(f"this {RUNNER} logs no single calls: those that warm up are in the mean")
+    if run.threads is None:
+        told.append(f"this {RUNNER} does not say its threads: one without a thread pool runs on one")
+    return tuple(told)
 
 
 def _checked(found: Figures, status: int, errors: tuple[str, ...], said: str) -> Figures:

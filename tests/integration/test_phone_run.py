@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.hosts import inventory
-from bench.store import read_run
+from bench.runtimes.base import CellJob
+from bench.runtimes.phone import Phone
+from bench.store import file_sha256, read_run
+from bench.types import Artifact, Protocol, TensorSpec
 from tests.integration.conftest import RECIPE, bench
 from tests.standin_phone import MODEL, Phones, tool
 
@@ -67,6 +70,42 @@ def test_a_run_on_a_phone_measures_there_and_predicts_here(
     assert not list((phones.folder / "OTHER/tmp").iterdir())
     shown = bench("report", "run", cwd=tmp_path)
     assert shown.returncode == 0 and "pixel-4" in shown.stdout
+
+
+def test_a_program_of_executorch_is_timed_from_the_phones_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phones = Phones(tmp_path / "phones")
+    mine = phones.add("MINE", tools=("executor_runner",))
+    monkeypatch.setenv("EDGEFIT_ADB_COMMAND", phones.command)
+    machine = Phone.reach(inventory.Device("flame", "adb://MINE", "pixel-4"))
+    runtime = machine.runtime("executorch")
+    assert runtime.probe(machine.host).devices == ("cpu",)
+    program = tmp_path / "m.pte"
+    program.write_bytes(b"....ET12 (stand-in)")
+
+    def job(path: Path, **changes: object) -> CellJob:
+        inputs = (TensorSpec("x", (None, 3, 8, 8)),)
+        artifact = Artifact("pte", file_sha256(path), path.stat().st_size, path.name, inputs=inputs)
+        protocol = Protocol(processes=2, max_seconds=0.4, min_runs=20)
+        return CellJob(artifact, path, tmp_path, threads=2, protocol=protocol, **changes)
+
+    done = runtime.measure_cell(job(program, batch=4), lambda *_: None)
+    assert done.status == "ok", done.reason
+    latency = done.metrics["latency_ms"]
+    assert latency.low < latency.value < latency.high and latency.value == pytest.approx(2.125, abs=0.01)
+    assert (done.metrics["first_call_ms"].value, done.metrics["load_ms"].value) == (9.0, 3.25)
+    assert done.metrics["throughput_ips"].value == pytest.approx(4000 / latency.value)
+    assert all(done.metrics[name].value is None for name in ("memory_mb", "energy_mj", "p99_ms"))
+    assert any("fed with ones" in note for note in done.notes)
+    calls = (mine / "tmp/runner_calls").read_text().splitlines()
+    often = [dict(w[2:].split("=") for w in call.split())["num_executions"] for call in calls]
+    assert len(calls) == 3 and often[0] == "4" and often[1] == often[2] and 100 < int(often[1]) < 200
+    assert all("--input_shapes=4x3x8x8" in call and "--cpu_threads=2" in call for call in calls)
+
+    program.write_bytes(b"....TFL3 (stand-in)")
+    failed = runtime.measure_cell(job(program), lambda *_: None)
+    assert failed.status == "failed" and "status 1: Failed to parse model file" in failed.reason
 
 
 @pytest.mark.parametrize(("state", "words"), [("unauthorized", "accept its question"), ("offline", "replug")])

@@ -15,13 +15,18 @@ from bench.runtimes import phone
 from bench.runtimes.base import CellJob
 from bench.runtimes.phone_tools import (
     COMPILED,
+    MOST_EXECUTIONS,
     PERF_TEST,
+    RUNNER,
     TFLITE,
+    TRIAL,
     Figures,
     Tool,
     command,
+    executions,
     figures,
     kind_of,
+    lacking,
 )
 from bench.types import Artifact, Protocol, TensorSpec
 
@@ -76,6 +81,58 @@ def test_the_two_tools_of_one_name_are_told_apart_by_their_options() -> None:
     assert kind_of("benchmark_model", "--use_xnnpack=true\tbool") == TFLITE
     assert kind_of("android_arm64_benchmark_model", "--use_npu=false\tbool") == COMPILED
     assert kind_of("onnxruntime_perf_test", "") == PERF_TEST
+    assert kind_of("executor_runner", "") == kind_of("xnn_executor_runner", "") == RUNNER
+
+
+FREE = TensorSpec("x", (None, 3, 32, 48))
+
+
+def test_executor_runner_is_told_threads_calls_and_the_batch() -> None:
+    found = command(tool(RUNNER), "/m", "/r", 2, "cpu", PROTOCOL, 1, (FREE,), often=90)
+    assert found[1:] == [
+        "--model_path=/m",
+        "--cpu_threads=2",
+        "--num_executions=90",
+        "--input_shapes=1x3x32x48",
+    ]
+    both = command(tool(RUNNER), "/m", "/r", 2, "cpu", PROTOCOL, 8, (FREE, TensorSpec("y", (8, 5))))
+    assert both[-1] == "--input_shapes=8x3x32x48,8x5"
+    with pytest.raises(WorkerError, match="does not run on 'gpu'"):
+        line(RUNNER, "gpu")
+
+
+def test_an_executor_runner_that_cannot_be_told_the_batch_is_refused() -> None:
+    assert (
+        lacking(RUNNER, "    -cpu_threads (Threads) type: int32\n    -input_shapes (Shapes) type: string")
+        == ()
+    )
+    assert lacking(RUNNER, "    -cpu_threads (Threads; see input_shapes) type: int32") == ("input_shapes",)
+    assert lacking(TFLITE, "") == ()
+    old = Tool(RUNNER, "/data/local/tmp/executor_runner", "abc", ("input_shapes",))
+    with pytest.raises(WorkerError, match="without --input_shapes a program with a free batch") as caught:
+        command(old, "/m", "/r", 1, "cpu", PROTOCOL, 1, (FREE,))
+    assert "newer ExecuTorch" in (caught.value.todo or "")
+
+
+@pytest.mark.parametrize("inputs", [(), (TensorSpec("x", (None, 3, None, 8)),), (FREE, TensorSpec("y", ()))])
+def test_an_input_of_unknown_shape_is_refused(inputs: tuple[TensorSpec, ...]) -> None:
+    with pytest.raises(WorkerError, match="shape of every input"):
+        command(tool(RUNNER), "/m", "/r", 1, "cpu", PROTOCOL, 1, inputs)
+
+
+def test_a_program_of_one_batch_is_not_run_with_another() -> None:
+    with pytest.raises(WorkerError, match="batch 1 only, not 4"):
+        command(tool(RUNNER), "/m", "/r", 1, "cpu", PROTOCOL, 4, (TensorSpec("x", (1, 3, 8, 8)),))
+
+
+@pytest.mark.parametrize(
+    ("ms", "calls"),
+    [(4.0, 225), (100.0, 75), (0.01, MOST_EXECUTIONS), (6000.0, 20), (90_000.0, TRIAL), (None, TRIAL)],
+)
+def test_executor_runner_calls_for_its_share_of_the_time_and_half_as_long_to_warm_up(
+    ms: float | None, calls: int
+) -> None:
+    assert executions(Figures(avg_ms=ms), PROTOCOL) == calls
 
 
 def read(kind: str, folder: str, name: str) -> Figures:
@@ -108,6 +165,37 @@ def test_perf_test_becomes_milliseconds_and_megabytes() -> None:
     assert found.init_ms == pytest.approx(217.932) and found.memory_mb == pytest.approx(271.122432)
 
 
+def test_the_calls_after_the_warm_up_are_executor_runners_figures() -> None:
+    found = read(RUNNER, "executor_runner", "new_logcat")
+    assert found.avg_ms == pytest.approx(1.3) and (found.min_ms, found.max_ms, found.runs) == (1.25, 1.35, 4)
+    assert found.std_ms == pytest.approx(0.0408248) and found.calls == 6
+    assert (found.init_ms, found.first_ms, found.memory_mb) == (12.345678, 9.504219, None)
+    assert any("ones" in note for note in found.notes) and any("first third" in note for note in found.notes)
+    assert not any("threads" in note or "the log has" in note for note in found.notes)
+
+
+def test_an_executor_runner_without_single_calls_has_the_mean_of_all() -> None:
+    found = read(RUNNER, "executor_runner", "total_only_logcat")
+    assert found.avg_ms == pytest.approx(198.437512 / 25) and found.runs == found.calls == 25
+    assert (found.std_ms, found.first_ms, found.init_ms) == (None, None, None)
+    assert any("in the mean" in note for note in found.notes)
+
+
+def test_calls_that_the_phones_log_has_lost_are_told() -> None:
+    found = read(RUNNER, "executor_runner", "lost_lines_raw")
+    assert found.avg_ms == 0.828125 and found.runs == 3 and found.first_ms is None
+    assert "the log has 3 of the 1000 calls" in found.notes
+    assert any("thread pool" in note for note in found.notes)
+
+
+def test_an_executor_runner_that_fails_or_logs_nothing_says_why() -> None:
+    text = (FIXTURES / "executor_runner" / "no_backend.txt").read_text()
+    found = figures(tool(RUNNER), text, status=134)
+    assert "status 134: Backend XnnpackBackend is not registered" in found.problem
+    assert "EXECUTORCH_ENABLE_LOGGING" in figures(tool(RUNNER), "OutputX 0: tensor(sizes=[1], [1.])").problem
+    assert "no mean" in read(RUNNER, "executor_runner", "oldest_posix").problem
+
+
 def test_a_run_that_failed_or_printed_no_mean_says_why() -> None:
     assert "not supported by GPU delegate" in read(TFLITE, "benchmark_model", "gpu_failed").problem
     assert "status 139" in figures(tool(TFLITE), "INFO: STARTING!\nSegmentation fault", status=139).problem
@@ -115,7 +203,7 @@ def test_a_run_that_failed_or_printed_no_mean_says_why() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(max_size=300), st.binary(max_size=200), st.sampled_from([TFLITE, COMPILED, PERF_TEST]))
+@given(st.text(max_size=300), st.binary(max_size=200), st.sampled_from([TFLITE, COMPILED, PERF_TEST, RUNNER]))
 def test_any_output_is_figures_or_a_problem(said: str, proto: bytes, kind: str) -> None:
     found = figures(tool(kind), said, proto)
     assert bool(found.problem) != bool(found.avg_ms)

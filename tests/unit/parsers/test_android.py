@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from bench.parsers import adb, dumpsys, odpm
+from bench.parsers import adb, dumpsys, executor_runner, odpm
 from bench.parsers.dumpsys import Cooler, Sensor
 from bench.parsers.odpm import Rail
 from tests.parser_checks import EXAMPLES, check_honest, fixture, hostile
@@ -138,6 +138,53 @@ def test_power_is_the_difference_and_a_clock_or_counter_that_stands_or_falls_giv
 def test_broken_energies_are_kept_as_unknown() -> None:
     energies = odpm.parse_energies("t=nan\nCH0(T=5)[RAIL], -1\nCH1(T=5)[RAIL], " + "9" * 400)
     assert energies.rails == () and energies.read_ms == () and len(energies.unknown) == 3
+
+
+def test_executor_runner_as_an_android_build_logs_it() -> None:
+    run = executor_runner.parse(fixture("executor_runner", "new_logcat"))
+    assert (run.threads, run.load_ms, run.shapes, run.buffers) == (2, 12.345678, "2x3x32x32", (786432, 4096))
+    assert run.iterations[:2] == ((1, 9.504219), (2, 1.731042)) and len(run.iterations) == run.planned == 6
+    assert (run.executed, run.executions, run.total_ms, run.outputs) == (True, 6, 16.435261, 1)
+    assert (run.model, run.method) == ("/data/local/tmp/edgefit/objects/resnet8.pte", "forward")
+    assert not run.errors and [line.split()[0] for line in run.unknown] == ["OutputX"]
+
+
+def test_executor_runner_of_older_releases() -> None:
+    total = executor_runner.parse(fixture("executor_runner", "total_only_logcat"))
+    assert (total.executions, total.total_ms, total.planned, total.iterations) == (25, 198.437512, None, ())
+    oldest = executor_runner.parse(fixture("executor_runner", "oldest_posix"))
+    assert oldest.executed and (oldest.executions, oldest.total_ms, oldest.load_ms) == (None, None, None)
+    assert oldest.buffers == (6422528,) and oldest.model == "mv2.pte" and oldest.threads is None
+    raw = executor_runner.parse(fixture("executor_runner", "lost_lines_raw"))
+    assert [at for at, _ in raw.iterations] == [998, 999, 1000] and raw.executions == 1000 and not raw.unknown
+
+
+def test_executor_runner_that_fails() -> None:
+    assert executor_runner.parse(fixture("executor_runner", "unknown_flag")).errors == (
+        "ERROR: unknown command line flag 'input_shapes'",
+    )
+    lost = executor_runner.parse(fixture("executor_runner", "no_backend"))
+    assert "XnnpackBackend" in lost.errors[0] and "Loading of method forward failed" in lost.errors[1]
+    assert not lost.executed and lost.unknown == ("Aborted",)
+    assert len(executor_runner.parse(fixture("executor_runner", "not_a_program")).errors) == 2
+
+
+def test_executor_runner_without_a_time_is_not_guessed() -> None:
+    run = executor_runner.parse(
+        "Iteration 1 of 2: nan ms\nIteration 2 of 2: -1.0 ms\nModel executed successfully 2 time(s) in inf ms."
+    )
+    assert run.iterations == () and not run.executed and run.total_ms is None and len(run.unknown) == 3
+    many = executor_runner.parse("\n".join(f"Iteration {i} of 20000: 1.5 ms" for i in range(1, 20_001)))
+    assert many.truncated and len(many.iterations) == executor_runner.MOST_ITERATIONS
+
+
+@EXAMPLES
+@given(hostile("executor_runner"))
+def test_hostile_executor_runner(text: str) -> None:
+    run = executor_runner.parse(text)
+    check_honest(run, text)
+    assert all(word is None or word in text for word in (run.model, run.method, run.shapes))
+    assert all(ms >= 0 for _, ms in run.iterations)
 
 
 @EXAMPLES

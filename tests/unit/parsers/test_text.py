@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bench.parsers import (
     benchmark_app,
     benchmark_model,
+    executor_runner,
     jetson_clocks,
     nvpmodel,
     onnxruntime_perf_test,
@@ -111,6 +112,9 @@ def test_broken_json_is_a_problem_or_none_and_never_raises(text: str) -> None:
         "[ INFO ] " + " performance hint will be set to" * 480,
         "[Step 1/11] " + "(" * 15_000,
         "Min Latency: " + " s" * 7000,
+        "Execution of method " + " failed" * 2000 + "\0",
+        "In function " + "assert faile" * 1300,
+        "I/ExecuTorch" + " " * 15_000,
     ],
 )
 def test_no_line_takes_long(line: str) -> None:
@@ -123,6 +127,7 @@ def test_no_line_takes_long(line: str) -> None:
         benchmark_model.parse,
         benchmark_app.parse,
         onnxruntime_perf_test.parse,
+        executor_runner.parse,
     ):
         parse(line)
     assert time.perf_counter() - start < 2.0
