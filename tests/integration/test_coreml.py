@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import StepError
+from compress.export import export
 from distill import models
 from distill.data import Dataset
 from tests.integration.conftest import bench
@@ -53,17 +55,15 @@ def test_a_package_is_this_model_and_says_how_to_feed_it(model: Path, tmp_path: 
     assert again.returncode == 2 and "is a folder" in again.stderr
 
 
-def test_half_precision_is_smaller_and_int8_says_why_not(model: Path, tmp_path: Path) -> None:
-    sizes = []
-    for precision in ("fp32", "fp16"):
-        output = tmp_path / f"{precision}.mlpackage"
-        command = ["export"] if precision == "fp32" else ["quantize", "--precision", precision]
-        done = bench(command[0], str(model), *command[1:], "--output", str(output), cwd=tmp_path)
-        assert done.returncode == 0 and "agrees" not in done.stdout, done.stderr
-        sizes.append(files(output)["weight.bin"])
-    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.1)
-    refused = bench("quantize", str(model), "--output", str(tmp_path / "q.mlpackage"), cwd=tmp_path)
-    assert refused.returncode == 3 and "Core ML has an int8 of its own" in refused.stderr
+def test_half_precision_is_smaller_and_int8_says_why_not(
+    model: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    made = {p: export(model, "mlpackage", p, "", None, digits, tmp_path / p) for p in ("fp32", "fp16")}
+    sizes = {p: files(result.path)["weight.bin"] for p, result in made.items()}
+    assert sizes["fp16"] == pytest.approx(sizes["fp32"] / 2, rel=0.1)
+    assert made["fp16"].artifact.sha256 != made["fp32"].artifact.sha256
+    with pytest.raises(StepError, match="Core ML has an int8 of its own"):
+        export(model, "mlpackage", "int8", "", None, digits, tmp_path / "int8")
 
 
 def test_measuring_one_says_where_it_runs(tmp_path: Path) -> None:

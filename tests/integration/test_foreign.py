@@ -102,6 +102,7 @@ def test_every_runtime_that_takes_the_file_has_its_cell(tmp_path: Path) -> None:
         "onnxruntime",
         "openvino",
         "tensorrt",
+        "tensorrt-dla",
         "browser",
         "browser-webgpu",
     }

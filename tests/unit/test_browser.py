@@ -139,6 +139,17 @@ def test_an_isolated_page_needs_fewer_calls_a_sample(call: float, tick: float, c
     assert clock.calls_per_sample(call, tick) == calls
 
 
+@given(st.integers(0, 40), st.floats(1e-3, 1.0))
+def test_a_stall_does_not_make_the_samples_shorter(at: int, stall: float) -> None:
+    calls = [1.4e-4] * 40
+    calls.insert(at, stall)
+    assert clock.typical(calls, 5e-6) == 1.4e-4
+
+
+def test_calls_that_the_clock_cannot_tell_are_averaged() -> None:
+    assert clock.typical([0.0, 0.0, 0.0, 1e-4], 1e-4) == pytest.approx(2.5e-5)
+
+
 # --- samples that come in blocks
 
 

@@ -99,8 +99,8 @@ class BrowserWasm(Backend):
     def stream(self, prepared: Sequence[Any]) -> Callable[[], Sequence[float]]:
         self._feed(prepared)
         tick = self._page.facts["tick"]
-        pilot = np.mean(self._page.ask("block", PILOT_SECONDS * 1e3, 1)) * 1e-3
-        self.calls_per_sample = clock.calls_per_sample(float(pilot), tick)
+        pilot = [t * 1e-3 for t in self._page.ask("block", PILOT_SECONDS * 1e3, 1)]
+        self.calls_per_sample = clock.calls_per_sample(clock.typical(pilot, tick), tick)
 
         def block() -> List[float]:
             return [t * 1e-3 for t in self._page.ask("block", BLOCK_SECONDS * 1e3, self.calls_per_sample)]

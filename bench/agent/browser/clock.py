@@ -11,6 +11,8 @@ from typing import Sequence
 
 import numpy as np
 
+FINE = 10
+"""Steps that a call lasts whose single time says something."""
 STEPS = 200
 """A sample lasts at least so many steps of the clock: one step is half a percent of it."""
 
@@ -25,6 +27,17 @@ def step(stamps: Sequence[float]) -> float:
     if not (differences > 0).any():
         raise ValueError("the page's clock stands still")
     return float(differences[differences > 0].min())
+
+
+def typical(calls: Sequence[float], tick: float) -> float:
+    """What one call of a short run takes: the median, which a stall does not move; the mean where the clock's steps hide single calls.
+
+    Args:
+        calls: seconds of each call.
+        tick: the clock's step in seconds.
+    """
+    middle = float(np.median(calls))
+    return middle if middle >= FINE * tick else float(np.mean(calls))
 
 
 def calls_per_sample(call: float, tick: float) -> int:
