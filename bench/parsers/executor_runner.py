@@ -31,6 +31,7 @@ _FIELDS = Fields(
     ("load_ms", _ms, r"Model loaded in (\S+) ms\."),
     ("shapes", str, r"Inputs resized to (\S+)"),
     ("outputs", whole, r"(\S+) outputs:"),
+    ("etdump", str, r"ETDump written to file '(.+)'\."),
 )
 _PREFIX = re.compile(
     r"(?:([A-Z?])/ExecuTorch *: |([A-Z?]) [0-9]{2,10}:[0-9]{2}:[0-9]{2}\.[0-9]{1,9} executorch:[^\s\]]{1,300}\] )"
@@ -51,7 +52,7 @@ class Run:
 
     ``planned`` are the calls that were asked for, where iterations say it. ``total_ms`` is of all ``executions``, the
     preparation of their inputs left out. ``buffers`` are the planned memory's sizes in bytes; ``shapes`` is what the
-    inputs were resized to.
+    inputs were resized to; ``etdump`` is the trace that a build with the event tracer writes.
     """
 
     threads: int | None = None
@@ -60,6 +61,7 @@ class Run:
     load_ms: float | None = None
     shapes: str | None = None
     outputs: int | None = None
+    etdump: str | None = None
     buffers: tuple[int, ...] = ()
     iterations: tuple[tuple[int, float], ...] = ()
     planned: int | None = None

@@ -313,8 +313,13 @@ def _of_runner(run: executor_runner.Run) -> tuple[str, ...]:
         told += [f"the log has {kept} of the {planned} calls"] if kept < planned else []
     else:
         told.append(f"this {RUNNER} logs no single calls: those that warm up are in the mean")
-    if run.threads is None:
+    # its line on threads comes before the one on the file: a log that has lost both says nothing of them
+    if run.threads is None and run.model is not None:
         told.append(f"this {RUNNER} does not say its threads: one without a thread pool runs on one")
+    if run.etdump is not None:
+        told.append(
+            f"this {RUNNER} traces every operator, and that takes time: build one without EVENT_TRACER"
+        )
     return tuple(told)
 
 

@@ -185,7 +185,14 @@ def test_calls_that_the_phones_log_has_lost_are_told() -> None:
     found = read(RUNNER, "executor_runner", "lost_lines_raw")
     assert found.avg_ms == 0.828125 and found.runs == 3 and found.first_ms is None
     assert "the log has 3 of the 1000 calls" in found.notes
-    assert any("thread pool" in note for note in found.notes)
+    assert not any("thread pool" in note for note in found.notes)  # its line may be among the lost
+
+
+def test_an_executor_runner_without_threads_or_with_a_tracer_is_told() -> None:
+    notes = read(RUNNER, "executor_runner", "tracer_posix").notes
+    assert any("without a thread pool" in note for note in notes)
+    assert any("traces every operator" in note for note in notes)
+    assert not any("traces" in note for note in read(RUNNER, "executor_runner", "new_logcat").notes)
 
 
 def test_an_executor_runner_that_fails_or_logs_nothing_says_why() -> None:

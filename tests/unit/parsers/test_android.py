@@ -159,6 +159,12 @@ def test_executor_runner_of_older_releases() -> None:
     assert [at for at, _ in raw.iterations] == [998, 999, 1000] and raw.executions == 1000 and not raw.unknown
 
 
+def test_executor_runner_with_the_event_tracer() -> None:
+    run = executor_runner.parse(fixture("executor_runner", "tracer_posix"))
+    assert (run.etdump, run.iterations, run.threads) == ("model.etdump", ((1, 4.5), (2, 1.625)), None)
+    assert not run.errors and not run.unknown
+
+
 def test_executor_runner_that_fails() -> None:
     assert executor_runner.parse(fixture("executor_runner", "unknown_flag")).errors == (
         "ERROR: unknown command line flag 'input_shapes'",
@@ -183,7 +189,7 @@ def test_executor_runner_without_a_time_is_not_guessed() -> None:
 def test_hostile_executor_runner(text: str) -> None:
     run = executor_runner.parse(text)
     check_honest(run, text)
-    assert all(word is None or word in text for word in (run.model, run.method, run.shapes))
+    assert all(word is None or word in text for word in (run.model, run.method, run.shapes, run.etdump))
     assert all(ms >= 0 for _, ms in run.iterations)
 
 
