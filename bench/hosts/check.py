@@ -249,6 +249,9 @@ def _runtimes(look: Look) -> list[Step]:
         name: [f"{d} {there[d]}" for d in _distributions(name) if d in there]
         for name in _runtime_names(look.device)
     }
+    for name, versions in found.items():
+        if not versions and name in wanted:
+            versions += _programs(look, name)
     missing: State = "warning" if any(found.values()) else "failed"
     steps = [
         Step(name, "ok", ", ".join(versions))
@@ -260,6 +263,16 @@ def _runtimes(look: Look) -> list[Step]:
     if not steps:
         return [Step("runtimes", "failed", "none is there", "On the device: pip install onnxruntime")]
     return steps
+
+
+def _programs(look: Look, name: str) -> list[str]:
+    """The first program that stands in for a runtime's package there."""
+    from bench import runtimes
+
+    for program in getattr(runtimes.get(name), "programs", ()):
+        if path := look.host.exec(["sh", "-c", TOOL, "sh", program], SECONDS, check=False).stdout.strip():
+            return [f"by {path}, which gives no accuracy"]
+    return []
 
 
 def _install(name: str) -> str:

@@ -16,6 +16,8 @@ VALLEY = 0.5
 LEAST_SHARE = 0.1
 LEAST_APART = 0.03
 LEAST_SAMPLES = 100
+FINEST = 1e-3
+"""Least spread, relative: a coarse clock gives equal samples, and heaps 3% apart are told from that as well."""
 
 
 def modes(samples: Sequence[float] | NDArray[np.float64]) -> list[tuple[float, float]]:
@@ -36,8 +38,7 @@ def modes(samples: Sequence[float] | NDArray[np.float64]) -> list[tuple[float, f
     spread = min(float(kept.std()), float(np.subtract(*np.quantile(kept, (0.75, 0.25)))) / 1.34) or float(
         kept.std()
     )
-    if spread <= 0.0:
-        return middle
+    spread = max(spread, FINEST)
     width = 1.5 * 0.9 * spread * len(kept) ** -0.2
     grid = np.linspace(low - 3 * width, high + 3 * width, GRID)
     counts, edges = np.histogram(kept, bins=GRID, range=(grid[0], grid[-1]))

@@ -35,6 +35,8 @@ class LocalRuntime(abc.ABC):
     distributions: tuple[str, ...] = ()
     """Names under which the package is published; the first is the one to install."""
     remedy = ""
+    programs: tuple[str, ...] = ()
+    """What may stand in for the package on another machine."""
     slow_start = False
     travels = True
     """Does the agent bring it to another machine?"""

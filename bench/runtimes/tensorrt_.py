@@ -35,6 +35,7 @@ class TensorRt(LocalRuntime):
     formats = ("onnx", "engine")
     module = "tensorrt"
     distributions = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+    programs = trtexec_.PROGRAMS
     remedy = "pip install tensorrt (NVIDIA's own index; on a Jetson it comes with JetPack)"
 
     def probe(self, host: Host) -> Probe:

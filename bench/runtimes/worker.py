@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 IMPORT_TIMEOUT = 120.0
 """Seconds a worker may take to import its runtime."""
 EXIT_TIMEOUT = 10.0
-METER_MARGIN = 1.1
+METER_MARGIN = 1.25
+"""A window this much longer than the meter's shortest is long enough also where its first sample comes late."""
 STDERR_LINES = 20
 STDERR_HEAD = 8
 """Of those, so many from the beginning: a crash names its signal and its innermost calls there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from bench.errors import EXIT_MISSING, UsageError
 from bench.hosts import inventory
 from bench.hosts.check import STEPS, Step, check
 from bench.hosts.inventory import Device
+from bench.runtimes.tensorrt_ import TensorRt
 from tests.sshd import Server, serve
 
 
@@ -51,6 +53,18 @@ def test_a_board_without_its_tools(server: Server, tmp_path: Path) -> None:
     for tool in ("nvpmodel", "jetson_clocks", "tegrastats"):
         assert steps[tool].state in ("ok", "warning")
     assert steps["sudo"].state in ("ok", "warning")
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT's own package is here")
+def test_trtexec_stands_in_for_tensorrt(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device("xavier", server.address, "jetson-xavier", workspace=str(tmp_path), python=sys.executable)
+    monkeypatch.setattr(TensorRt, "programs", ("no-such-trtexec", str(tmp_path / "trtexec")))
+    assert _look(device)["tensorrt"].state == "warning"
+    _program(tmp_path / "trtexec", "exit 0")
+    found = _look(device)["tensorrt"]
+    assert found.state == "ok" and str(tmp_path / "trtexec") in found.found and "accuracy" in found.found
 
 
 def _program(path: Path, text: str) -> str:

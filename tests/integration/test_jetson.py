@@ -127,5 +127,9 @@ def test_the_energy_of_a_cell_comes_from_the_boards_own_rails(
     assert result.window.gross.covers == "Jetson AGX Xavier (GPU + CPU + SOC + CV + VDDRQ + SYS5V)"
     # of the stand-in: 3 W at rest and up to 7 W more
     assert 3.0 < result.window.gross.watts < 10.1
+    assert result.window.before is not None and result.window.after is not None
+    assert 3.0 <= result.window.idle_watts < 10.1
     energy = result.metrics["energy_mj"]
-    assert energy.value is None or (energy.provenance == "measured" and "tegrastats" in energy.method)
+    assert (energy.value is None and "idle" not in energy.reason) or (
+        energy.provenance == "measured" and "tegrastats" in energy.method
+    )

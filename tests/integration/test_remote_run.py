@@ -33,7 +33,7 @@ class Cutter(threading.Thread):
     def run(self) -> None:
         records = self.run_folder / "records.jsonl"
         while self.at and not self.ended.wait(0.05):
-            done = records.read_text().count('"kind": "cell"') if records.exists() else 0
+            done = records.read_text().count('"kind":"cell"') if records.exists() else 0
             if done >= self.at[0]:
                 self.at.pop(0)
                 time.sleep(0.4)  # in the middle of the next one

@@ -16,6 +16,8 @@ ONE_HEAP = {
     "heavy tail": lambda n: np.exp(np.clip(0.01 * RNG.standard_cauchy(n), -2, 2)),
     "a coarse clock": lambda n: np.round(np.exp(0.02 * RNG.standard_normal(n)) * 50) / 50,
     "constant": np.ones,
+    "constant but for rounding": lambda n: np.ones(n) * 1e-3 * np.where(np.arange(n) % 7, 1, 1 + 2e-16),
+    "a few readings of a clock": lambda n: 1e-3 * (1 + 5e-3 * (np.arange(n) % 10 == 0)),
 }
 
 

@@ -93,7 +93,8 @@ class Sampled(abc.ABC):
     devices: tuple[str, ...] = ()
     period = 0.1
     shortest = 1.0
-    idle_seconds = 1.0
+    idle_seconds = 1.25
+    """Longer than ``shortest``: a window of a program's lines begins with its first line."""
     polled = True
     """Is the sensor read by us (then also at both ends of a window), or does the feed say its values?"""
 
