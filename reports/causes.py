@@ -30,6 +30,8 @@ RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert"}
 """Whose view of a file its recorded graph is."""
 WEBASSEMBLY = ("browser",)
 """Their instructions are WebAssembly's, whatever the CPU has (WebAssembly specification, *Vector Instructions*: ``i32x4.dot_i16x8_s``)."""
+NOT_ON_CPUS = ("tensorrt", "tensorrt-dla", "browser-webgpu")
+"""What the CPU cannot do does not slow these."""
 PORTABLE = ("layers", "macs", "odd_layers", "odd_channels")
 """What holds on every runtime."""
 
@@ -71,7 +73,10 @@ def _machine_causes(row: Row, precision: str) -> list[str]:
     if precision == "int8" and row.cell.runtime in WEBASSEMBLY:
         said.append("WebAssembly's SIMD has no int8 dot product: 8-bit values are widened to 16 bits first")
     elif (
-        precision == "int8" and any(s in machine for s in _SIMD) and not any(s in machine for s in _INT8_DOT)
+        precision == "int8"
+        and row.cell.runtime not in NOT_ON_CPUS
+        and any(s in machine for s in _SIMD)
+        and not any(s in machine for s in _INT8_DOT)
     ):
         said.append("this CPU has no int8 dot-product instructions (VNNI, AMX or dotprod)")
     if precision in ("fp16", "bf16") and row.cell.host == "local" and not environment.get("gpus"):

@@ -332,3 +332,5 @@ def test_int8_that_is_no_win_in_webassembly_has_its_own_cause(tmp_path: Path) ->
     said = causes.causes(row, base, {}, {})
     assert any("WebAssembly" in cause for cause in said) and not any("VNNI" in cause for cause in said)
     assert not any("WebAssembly" in cause for cause in causes.causes(native, base, {}, {}))
+    there = dataclasses.replace(native, cell=dataclasses.replace(native.cell, runtime="tensorrt"))
+    assert not any("VNNI" in cause for cause in causes.causes(there, base, {}, {}))
