@@ -383,10 +383,16 @@ def export(
     from bench import single
     from bench.types import to_json
 
+    if source.is_file() and source.suffix in single.FORMATS:
+        raise errors.UsageError(
+            f"{source.name} is exported already", todo="Export a .safetensors model file, or a run's variant"
+        )
     if source.is_file() or source.suffix == ".safetensors":
         simulated = source.suffix == ".safetensors" and trained_in_int8(source)
         kind = ("int8", _default_scheme(output)) if simulated else ("fp32", "")
         return _export_file(source, output, *kind, None, as_json=as_json, **rest)
+    if not variant and not source.exists():
+        raise errors.UsageError(f"There is no model file and no run {source}")
     if not variant:
         raise errors.UsageError(
             "Say which variant of the run to export", todo="Add --variant NAME; `bench report` lists them"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from bench.errors import UsageError, nearest
+from bench.hosts.address import refuse_password
 
 if TYPE_CHECKING:
     from bench.hosts.base import Host
@@ -33,6 +34,7 @@ def open_host(name: str) -> Host:
     devices = load()
     if name in devices:
         return open_address(devices[name].address)
+    refuse_password(name)
     raise UsageError(f"No such host: {name!r}", todo=supported(name, devices))
 
 
@@ -42,9 +44,10 @@ def open_address(address: str) -> Host:
     Raises:
         UsageError: an address of a kind that is not supported, or that makes no sense.
     """
+    refuse_password(address)
     scheme, separator, rest = address.partition("://")
     if scheme not in HOSTS or bool(separator) == (scheme == "local"):
-        raise UsageError(f"No such kind of host: {address.rpartition('@')[2]!r}", todo=supported())
+        raise UsageError(f"No such kind of host: {address!r}", todo=supported(address))
     module, _, name = HOSTS[scheme].partition(":")
     kind = getattr(importlib.import_module(module), name)
     return cast("Host", kind(rest) if separator else kind())
@@ -53,7 +56,11 @@ def open_address(address: str) -> Host:
 def supported(name: str = "", known: Iterable[str] = ()) -> str:
     """The kinds of addresses, and those of the ``known`` devices that are near ``name``."""
     kinds = "Supported: " + ", ".join(FORMS.values())
+    if "@" in name and "://" not in name:
+        return f"Did you mean ssh://{name}? {kinds}"
     devices = list(known)
     if not devices:
         return f"{kinds}; `bench hosts add NAME ADDRESS` gives one a name"
-    return f"{nearest(name, devices)} {kinds}, or a name of `bench hosts list`"
+    return f"{nearest(name, devices).rstrip('.')}. {kinds}, or a name of `bench hosts list`".replace(
+        "?.", "?"
+    )

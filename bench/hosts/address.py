@@ -34,19 +34,28 @@ class SshAddress:
         return f"ssh://{user}{host}" + (f":{self.port}" if self.port else "")
 
 
+def refuse_password(text: str) -> None:
+    """Refuse what looks like ``USER:PASSWORD@HOST``, of whatever kind it is; the text is not repeated, for it holds a secret.
+
+    Raises:
+        UsageError: it does.
+    """
+    _, _, rest = text.rpartition("://")
+    if ":" in rest.rpartition("@")[0]:
+        raise UsageError(
+            "An address must not hold a password",
+            todo="Use a key: ssh-copy-id USER@HOST, then ssh://USER@HOST",
+        )
+
+
 def parse_ssh(rest: str) -> SshAddress:
     """The address behind ``ssh://``.
 
     Raises:
         UsageError: a password, or anything that is no user name, host name, IP address (IPv6 in brackets) or port.
     """
+    refuse_password(rest)
     user, at, place = rest.rpartition("@")
-    if ":" in user:
-        # the address is not repeated: it holds a secret
-        raise UsageError(
-            "An address must not hold a password",
-            todo="Use a key: ssh-copy-id USER@HOST, then ssh://USER@HOST",
-        )
     if at and not _USER.fullmatch(user):
         raise _wrong(rest, f"the user {user!r}")
     found = _PLACE.fullmatch(place)

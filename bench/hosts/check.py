@@ -17,6 +17,7 @@ from bench.hosts import open_address, phone
 from bench.hosts.base import CommandFailed, Host, HostRefused, HostUnreachable
 from bench.hosts.inventory import Device
 from bench.hosts.ssh_client import last_line
+from bench.hosts.workspace import MARK
 from bench.types import Json, Notify, to_json
 
 State = Literal["ok", "warning", "failed", "skipped"]
@@ -49,6 +50,7 @@ print(json.dumps(found))
 ROOM = (
     'mkdir -p -- "$1" && [ -d "$1" ] && : >"$1/.check" && rm -f -- "$1/.check" && df -Pk -- "$1" | tail -n 1'
 )
+OURS = 'test -f "$1" || test -z "$(ls -A "$2")"'
 TOOL = 'PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"; command -v "$1"'
 
 
@@ -287,6 +289,10 @@ def workspace_step(look: Look) -> list[Step]:
     if done.returncode:
         todo = "Name a folder that its user may write to: bench hosts add ... --workspace FOLDER"
         return [Step("workspace", "failed", f"{look.device.workspace}: {last_line(done.stderr)}", todo)]
+    owned = look.host.exec(["sh", "-c", OURS, "sh", f"{folder}/{MARK}", folder], SECONDS, check=False)
+    if owned.returncode:
+        todo = "Give it a folder of its own: bench hosts add ... --workspace FOLDER"
+        return [Step("workspace", "failed", f"{look.device.workspace} holds other files", todo)]
     words = done.stdout.split()
     free = int(words[3]) // 1000 if len(words) > 3 and words[3].isdecimal() else None
     if free is None:

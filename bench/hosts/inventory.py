@@ -23,6 +23,7 @@ from typing import Any
 
 from bench.errors import ConfigError, StoreError, UsageError, nearest
 from bench.hosts import HOSTS, open_address, supported
+from bench.hosts.address import refuse_password
 from hardware_profiles.load import read_toml
 
 VARIABLE = "EDGEFIT_HOSTS"
@@ -102,6 +103,7 @@ def device(name_or_address: str) -> Device:
     if name_or_address in HOSTS or "://" in name_or_address:
         open_address(name_or_address)
         return Device("", name_or_address)
+    refuse_password(name_or_address)
     raise UsageError(f"No such host: {name_or_address!r}", todo=supported(name_or_address, devices))
 
 

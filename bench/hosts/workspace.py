@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import WorkerError
+from bench.errors import UsageError, WorkerError
 from bench.hosts import open_host
 from bench.hosts.base import CommandFailed, Host, HostTimeout, HostUnreachable
 from bench.hosts.captured import FILES, laid_out
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bench.hosts.inventory import Device
 
 AGENT = "agent.pyz"
+MARK = "edgefit-workspace"
+"""The file that says whose the folder is: what is removed there must be ours."""
 DEFAULT = ".cache/edgefit-device"
 """Below the folder that a command starts in."""
 ANSWER = 60.0
@@ -100,6 +102,7 @@ class Workspace:
         """Make the folder and send the agent, once; later calls do nothing.
 
         Raises:
+            UsageError: the folder is another's: it holds files, and not the mark that this leaves in an empty one.
             HostUnreachable, HostRefused, CommandFailed, HostTimeout: see :meth:`bench.hosts.base.Host.exec`.
         """
         if self._agent:
@@ -111,6 +114,11 @@ class Workspace:
         )
         try:
             answer = json.loads(made.stdout)
+            if answer["foreign"]:
+                raise UsageError(
+                    f"The folder {answer['folder']} on {self.host.name} is no workspace of edgefit, and not empty",
+                    todo="Give it a folder of its own: bench hosts add NAME ADDRESS --workspace FOLDER",
+                )
             self.folder, there = str(answer["folder"]), bool(answer["there"])
         except (ValueError, KeyError, TypeError) as error:
             raise CommandFailed(
@@ -271,9 +279,13 @@ class Workspace:
 
 _PREPARE = (
     "import json,os,sys;f=os.path.abspath(sys.argv[1]);a=os.path.join(f,'agent-'+sys.argv[2]);"
-    "[os.makedirs(p,0o700,exist_ok=True) for p in (a,os.path.join(f,'objects'),os.path.join(f,'jobs'))];"
+    f"m=os.path.join(f,'{MARK}');"
+    "o=os.path.isdir(f) and not os.path.isfile(m) and [n for n in os.listdir(f) if not n.startswith('check-')];"
+    "o or [os.makedirs(p,0o700,exist_ok=True) for p in (a,os.path.join(f,'objects'),os.path.join(f,'jobs'))];"
+    "o or open(m,'a').close();"
     f"p=os.path.join(a,'{AGENT}');"
-    "print(json.dumps({'folder':f,'there':os.path.isfile(p) and os.path.getsize(p)==int(sys.argv[3])}))"
+    "t=os.path.isfile(p) and os.path.getsize(p)==int(sys.argv[3]);"
+    "print(json.dumps({'folder':f,'foreign':bool(o),'there':t}))"
 )
 
 

@@ -67,6 +67,13 @@ def test_trtexec_stands_in_for_tensorrt(
     assert found.state == "ok" and str(tmp_path / "trtexec") in found.found and "accuracy" in found.found
 
 
+def test_a_folder_with_other_files_is_no_workspace(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    device = Device("box", server.address, "local", workspace=str(tmp_path), python=sys.executable)
+    step = _look(device)["workspace"]
+    assert step.state == "failed" and "other files" in step.found and "--workspace" in step.todo
+
+
 def _program(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.errors import WorkerError
+from bench.errors import UsageError, WorkerError
 from bench.hosts import workspace as workspaces
 from bench.hosts.base import HostUnreachable
 from bench.hosts.local import LocalHost
@@ -161,6 +161,15 @@ def test_clean_keeps_what_is_new_and_removes_what_is_old(here: Workspace, tmp_pa
     assert not places["old"].exists() and places["new"].exists()
     assert here.clean(days=30, most_bytes=0)["removed"] == 1
     assert not places["new"].exists()
+
+
+def test_a_folder_with_files_of_others_is_never_taken_over(tmp_path: Path) -> None:
+    own = tmp_path / "ws/objects/mine"
+    own.parent.mkdir(parents=True)
+    own.write_text("a person's")
+    with pytest.raises(UsageError, match="not empty"):
+        Workspace(LocalHost(), sys.executable, str(tmp_path / "ws")).clean(days=0, most_bytes=0)
+    assert [p for p in (tmp_path / "ws").rglob("*") if p.is_file()] == [own]
 
 
 def _tar(path: Path, members: dict[str, bytes | str]) -> None:

@@ -81,7 +81,14 @@ def test_any_text_is_an_address_of_plain_words_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["ssh://user:s3cret@host", "ssh://:s3cret@host", "ssh://user:s3c@ret@host"]
+    "address",
+    [
+        "ssh://user:s3cret@host",
+        "ssh://:s3cret@host",
+        "ssh://user:s3c@ret@host",
+        "user:s3cret@host",
+        "http://u:s3cret@h",
+    ],
 )
 def test_a_password_is_refused_and_not_repeated(address: str) -> None:
     with pytest.raises(UsageError, match="must not hold a password") as caught:
