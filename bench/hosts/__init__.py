@@ -61,6 +61,6 @@ def supported(name: str = "", known: Iterable[str] = ()) -> str:
     devices = list(known)
     if not devices:
         return f"{kinds}; `bench hosts add NAME ADDRESS` gives one a name"
-    return f"{nearest(name, devices).rstrip('.')}. {kinds}, or a name of `bench hosts list`".replace(
-        "?.", "?"
-    )
+    near = nearest(name, devices)
+    near += "" if near.endswith("?") else "."
+    return f"{near} {kinds}, or a name of `bench hosts list`"
