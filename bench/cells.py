@@ -18,6 +18,7 @@ from typing import Any
 
 from bench import runtimes
 from bench.errors import EdgefitError, StoreError, WorkerError
+from bench.foretell import Foreteller
 from bench.hosts import open_host
 from bench.hosts.base import HostRefused, HostUnreachable
 from bench.measure.latency import all_missing
@@ -69,6 +70,7 @@ class CellMaker:
         self.plan: Plan = prepared.plan
         self._energy: dict[str, EnergySource] = {}
         self._ahead: dict[Slot, Any] = {}
+        self._foretell = Foreteller(self.plan, run)
 
     def get_ready(self, upcoming: list[PlannedCell]) -> None:
         """Start what takes seconds to start while nothing is timed yet; ``upcoming`` are the cells to be timed."""
@@ -125,6 +127,8 @@ class CellMaker:
                 raise  # so would every other cell; what is under way there is found again by the next run
             except Exception as err:
                 record |= failure(err)
+        if planned.predict and record["status"] == "skipped":
+            record |= self._foretell(planned, metrics)
         if record["status"] == "failed":
             metrics = {
                 k: replace(q, reason=record["reason"]) if q.value is None else q for k, q in metrics.items()

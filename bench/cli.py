@@ -14,7 +14,17 @@ from typing import Any
 
 import click
 
-from bench import cli_explain, cli_hosts, cli_info, cli_measure, cli_profiles, cli_steps, cli_tune, errors
+from bench import (
+    cli_explain,
+    cli_hosts,
+    cli_info,
+    cli_measure,
+    cli_predict,
+    cli_profiles,
+    cli_steps,
+    cli_tune,
+    errors,
+)
 from bench.errors import EdgefitError
 from bench.terminal import RUNS, console, open_run, print_json, say
 
@@ -287,7 +297,7 @@ def choose(
 
 for _command in (
     *cli_steps.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
-    *cli_profiles.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
+    *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)
 cli.add_command(cli_hosts.hosts, "host")

@@ -14,6 +14,8 @@ from bench.recipe import Recipe
 from bench.steps import PruneStep, QatStep
 from bench.types import Cell, Json, Profile, Protocol, Variant, digest
 from hardware_profiles.load import LOCAL
+from hardware_profiles.prediction.coefficients import fingerprint
+from hardware_profiles.prediction.features import BYTES
 
 EXPORT_VERSION = 2
 HARNESS_VERSION = 1
@@ -106,7 +108,10 @@ class PlannedExport:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """``skip`` is why its latency is not measured; its accuracy may still be, through ``runtime_here``."""
+    """``skip`` is why its latency is not measured; its accuracy may still be, through ``runtime_here``.
+
+    ``predict``: latency, memory and energy are predicted instead.
+    """
 
     cell: Cell
     key: str
@@ -115,6 +120,7 @@ class PlannedCell:
     device: str = "cpu"
     skip: str = ""
     remedy: str = ""
+    predict: bool = False
 
 
 @dataclass(frozen=True)
@@ -303,19 +309,20 @@ def _device_cells(
     by_name: dict[str, PlannedVariant],
     exports: dict[str, PlannedExport],
 ) -> list[PlannedCell]:
-    """Cells of a device that is not here: skipped, with the accuracy of the target's scheme from here."""
+    """Cells of a device that is not here: predicted, with the accuracy of the target's scheme from here."""
     precision = planned.variant.precision
     here = {r.name: r for r in runtimes if not r.missing}
     cells = []
     for name in profile.runtimes:
         proxy = here.get(name) or here.get("onnxruntime")
-        reason = f"no host for {profile.name}: its latency, memory and energy are not measured"
+        reason = f"no host for {profile.name}: its latency, memory and energy are predicted, not measured"
         remedy = (
             f"reach one with --host adb:// ({profile.title})"
             if profile.kind == "phone"
             else f"reach one with --host ssh://USER@ADDRESS, or run edgefit on the device itself ({profile.title})"
         )
-        if refusal := profile.refusal(name, precision):
+        refusal = profile.refusal(name, precision)
+        if refusal:
             reason, remedy, proxy = refusal, "", None
         if precision == "bf16":
             proxy = None
@@ -331,6 +338,11 @@ def _device_cells(
             profile.protocol.threads[0],
             profile.name,
         )
-        key = digest([planned.key, export, cell, proxy.version if proxy else "", reason, HARNESS_VERSION])
-        cells.append(PlannedCell(cell, key, export, proxy.name if proxy else "", "cpu", reason, remedy))
+        foretold = not refusal and precision in BYTES
+        basis = fingerprint(profile) if foretold else ""
+        key = digest(
+            [planned.key, export, cell, proxy.version if proxy else "", reason, basis, HARNESS_VERSION]
+        )
+        proxy_name = proxy.name if proxy else ""
+        cells.append(PlannedCell(cell, key, export, proxy_name, "cpu", reason, remedy, foretold))
     return cells

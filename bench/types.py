@@ -218,7 +218,8 @@ class Profile:
     """What is known of a target. ``facts`` are published numbers; ``host`` says how to reach it: an address, or its kind only.
 
     ``unsupported`` says why it cannot do something: the keys are a precision, a runtime, ``RUNTIME-PRECISION`` or
-    ``RUNTIME-MAJOR_VERSION``.
+    ``RUNTIME-MAJOR_VERSION``. ``calibration`` and ``power`` are what measurements on the device gave, for predictions
+    (:mod:`hardware_profiles.prediction.coefficients`, :mod:`hardware_profiles.prediction.energy`).
     """
 
     name: str
@@ -235,6 +236,8 @@ class Profile:
     notes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     unsupported: dict[str, str] = field(default_factory=dict)
+    calibration: tuple[Json, ...] = ()
+    power: tuple[Json, ...] = ()
 
     def refusal(self, runtime: str, precision: str, version: str = "") -> str:
         """Why the device does not run a precision on a runtime (of that version, where it is known); empty when it does."""

@@ -21,6 +21,7 @@ RUNTIMES = ("torch", "onnxruntime", "litert", "openvino", "executorch", "tensorr
 CONFIDENCES = ("high", "medium", "low")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
+KEY_WITH_DASHES = re.compile(r"[a-z][a-z0-9-]{0,31}")
 HOST = re.compile(r"(local|ssh|adb)|(ssh|adb)://[^/\s]+")
 HIDDEN = re.compile("[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]")
 """Control characters, and those that turn the direction of a line on a terminal."""
@@ -226,6 +227,30 @@ _MODE = table(
     {"name": text(64), "source": _source},
     {"id": whole(0), "cpu_cores": whole(), "gpu_tpcs": whole(), **{clock: number() for clock in _CLOCKS}},
 )
+_TERM = re.compile("[a-z][a-z0-9]{0,31}")
+_TERMS = entries(number(), _TERM, "term of a prediction")
+_CALIBRATION = table(
+    {
+        "runtime": matching(KEY_WITH_DASHES, "the name of a runtime"),
+        "precision": one_of(PRECISIONS),
+        "nets": whole(),
+        "rows": whole(),
+        "sources": listing(text(), "strings", least=0),
+        "coefficients": _TERMS,
+        "deviations": _TERMS,
+    },
+    {"threads": whole(1, 4096), "power_mode": text(64), "error": number(), "versions": number()},
+)
+_POWER = table(
+    {
+        "unit": one_of(("cpu", "accelerator")),
+        "precision": one_of(PRECISIONS),
+        "watts": number(),
+        "deviation": number(),
+        "rows": whole(),
+    },
+    {"power_mode": text(64), "sources": listing(text(), "strings", least=0)},
+)
 _COUNTS = listing(whole(), "positive numbers")
 _PROTOCOL = table(
     {},
@@ -263,6 +288,8 @@ _PROFILE = table(
         ),
         "facts": entries(_FACT, KEY, "name of a fact (small letters, digits and _)"),
         "power_modes": listing(_MODE, "tables", least=0),
+        "calibration": listing(_CALIBRATION, "tables", least=0),
+        "power": listing(_POWER, "tables", least=0),
     },
 )
 

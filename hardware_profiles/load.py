@@ -174,6 +174,8 @@ def _profile(data: dict[str, Any]) -> Profile:
         notes=tuple(data.get("notes", ())),
         aliases=tuple(data.get("aliases", ())),
         unsupported=dict(data.get("unsupported", {})),
+        calibration=tuple(data.get("calibration", ())),
+        power=tuple(data.get("power", ())),
     )
 
 

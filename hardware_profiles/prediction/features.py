@@ -77,6 +77,17 @@ def _waste(op: Op, place: int, batch: int, shape: Shape) -> float:
     return factor
 
 
+def _padding(op: Op, lanes: int) -> float:
+    """What empty lanes add to the work of an operator; layers narrower than that have kernels of their own."""
+    if lanes <= 1 or op.kind == MATMUL:
+        return 1.0
+    factor = 1.0
+    for width in {"in": op.cin, "out": op.cout}.values() if op.groups == 1 else (op.cout,):
+        if width >= lanes:
+            factor *= math.ceil(width / lanes) * lanes / width
+    return factor
+
+
 def _gathered(op: Op, place: int) -> float:
     """Elements that a product copies before it multiplies: windows of the input, or the tiles of a Winograd transform."""
     pixels = max(op.pixels, 1)
@@ -88,8 +99,14 @@ def _gathered(op: Op, place: int) -> float:
     return float(pixels * depth * op.kernel[0] * op.kernel[1] * (op.groups if place in (4, 5) else 1))
 
 
-def amounts(ops: Sequence[Op], batch: int, bytes_each: int, shape: Shape) -> NDArray[np.float64]:
-    """The amounts of kernels, a row each, columns as in ``TERMS``. ``bytes_each``: of an element of a tensor."""
+def amounts(
+    ops: Sequence[Op], batch: int, bytes_each: int, shape: Shape, lanes: int = 1
+) -> NDArray[np.float64]:
+    """The amounts of kernels, a row each, columns as in ``TERMS``.
+
+    ``bytes_each``: of an element of a tensor. ``lanes``: channels that the target's kernels take at a time; a width that is no
+    multiple of it costs as much as the next that is (the published nets that coefficients come from have multiples of 8).
+    """
     import numpy as np
 
     table = np.zeros((len(ops), len(TERMS)))
@@ -97,10 +114,15 @@ def amounts(ops: Sequence[Op], batch: int, bytes_each: int, shape: Shape) -> NDA
         place = term(op)
         moved = (op.reads + op.writes) * batch * bytes_each / 1e9
         if place >= 0:
-            row[place] = op.macs * batch * _waste(op, place, batch, shape) / 1e9
+            row[place] = op.macs * batch * _waste(op, place, batch, shape) * _padding(op, lanes) / 1e9
             row[8] = moved
             row[6] = _gathered(op, place) * batch / 1e9
-            row[14] = (op.cin / max(op.groups, 1) if op.kind == CONV else op.cin) * op.kernel[0] * op.kernel[1] / 1e6
+            row[14] = (
+                (op.cin / max(op.groups, 1) if op.kind == CONV else op.cin)
+                * op.kernel[0]
+                * op.kernel[1]
+                / 1e6
+            )
         else:
             row[9] = moved
         row[7] = op.weights * bytes_each / 1e9
@@ -108,7 +130,9 @@ def amounts(ops: Sequence[Op], batch: int, bytes_each: int, shape: Shape) -> NDA
     return table
 
 
-def total(graph: Graph, batch: int, precision: str, shape: Shape, on_chip: float = 0.0) -> NDArray[np.float64]:
+def total(
+    graph: Graph, batch: int, precision: str, shape: Shape, on_chip: float = 0.0
+) -> NDArray[np.float64]:
     """The amounts of a whole graph. ``on_chip``: bytes of weights that an accelerator keeps; 0: it has no such memory."""
     found = amounts(kernels(graph, shape.residual), batch, BYTES[precision], shape).sum(0)
     found[10] = smooth(graph) * batch / 1e9

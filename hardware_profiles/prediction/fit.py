@@ -36,7 +36,9 @@ class Kind:
     ``start``: coefficients in the units of TERMS where nothing is known, for a device of 1 GMAC/s and 1 GB/s.
     ``own``, ``gathering``, ``bytes``, ``overhead``: of single coefficients of a series around its runtime's; ``together``: of
     all compute, memory and overhead coefficients of a series at once, which is how far a device is from its facts.
-    ``runtime``: of a runtime's coefficients around the kind's. ``version``: of a toolchain version. ``noise``: of one row.
+    ``runtime``: of a runtime's coefficients around the kind's, ``level``: of all of them at once. ``version``: of a toolchain
+    version. ``noise``: of one row. ``launches``: with which power of the compute rate launches get cheaper. ``crowd``: by which
+    power of its rows a family's weight falls. ``absent``: terms that this kind does not have.
     """
 
     shape: Shape
@@ -50,6 +52,7 @@ class Kind:
     level: float = 0.8
     version: float = 0.3
     noise: float = 0.1
+    launches: float = 0.3
     crowd: float = 0.0
     absent: frozenset[str] = frozenset()
 
@@ -222,5 +225,3 @@ def log_predictions(theta: Floats, amounts: Floats) -> Floats:
 
     result: Floats = np.log(amounts @ np.exp(theta))
     return result
-
-

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 CONV, GEMM, MATMUL = "conv", "gemm", "matmul"
-NORM, ACT, ADD, MUL, POOL, SOFTMAX, MOVE, OTHER = "norm", "act", "add", "mul", "pool", "softmax", "move", "other"
+NORM, ACT, ADD, MUL, POOL, SOFTMAX, MOVE, OTHER = (
+    "norm",
+    "act",
+    "add",
+    "mul",
+    "pool",
+    "softmax",
+    "move",
+    "other",
+)
 KINDS = (CONV, GEMM, MATMUL, NORM, ACT, ADD, MUL, POOL, SOFTMAX, MOVE, OTHER)
 """``gemm`` has weights, ``matmul`` multiplies two activations; ``move`` copies elements and computes nothing;
 ``norm`` is a norm that no convolution takes in (layer norm)."""
@@ -70,7 +79,7 @@ class Graph:
 
 
 def kernels(graph: Graph, residual: bool) -> tuple[Op, ...]:
-    """The operators as an inference runtime executes them.
+    """The operators as an inference runtime executes them; ``sources`` are places in the result.
 
     Norms and activations go into the convolution, product or sum before them when nothing else reads its result. With
     ``residual`` a sum also goes into the convolution that made one of its terms.
@@ -92,11 +101,17 @@ def kernels(graph: Graph, residual: bool) -> tuple[Op, ...]:
         host = merged[into]
         extra = op.writes if op.kind == ADD and other else 0
         merged[into] = replace(host, reads=host.reads + extra, writes=op.writes)
-    return tuple(merged.values())
+    place = {old: new for new, old in enumerate(merged)}
+    return tuple(replace(op, sources=tuple(place[s] for s in op.sources)) for op in merged.values())
 
 
 def _taker(
-    op: Op, direct: tuple[int, ...], sources: list[int], merged: dict[int, Op], readers: list[int], residual: bool
+    op: Op,
+    direct: tuple[int, ...],
+    sources: list[int],
+    merged: dict[int, Op],
+    readers: list[int],
+    residual: bool,
 ) -> int | None:
     """The kernel that takes this operator in, if one does."""
     if op.kind in (NORM, ACT) and op.what != "layer_norm" and len(sources) >= 1:

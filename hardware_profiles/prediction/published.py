@@ -35,6 +35,7 @@ HALF = ("raspberry-pi-5", "jetson-agx-orin-cpu", "jetson-orin-nano-cpu", "jetson
         "jetson-xavier-nx-cpu", "snapdragon-8gen2", "galaxy-s21", "galaxy-s23", "galaxy-s24", "galaxy-s25", "pixel-3", "pixel-4",
         "pixel-4a-5g", "apple-m1", "graviton2-n1")  # fmt: skip
 """Processors with half-precision arithmetic (Armv8.2-A FEAT_FP16), which ncnn uses where it is."""
+FALLEN = "part of it ran on another processor than the runtime's"
 FELL_BACK = {("ncnn-vulkan", "efficientnetv2_b0"), ("ncnn-vulkan", "vision_transformer")}
 """ncnn has had a Vulkan kernel for reductions since 2026-02 and for layer norms since 2025-09 (its history of src/layer/vulkan);
 the rows are of 2020 to 2024."""
@@ -116,13 +117,15 @@ def _row(entry: dict[str, str]) -> Row | str:
         return f"batch is {entry['batch'] or 'not stated'}"
     if not entry["input_size"] or float(entry["input_size"]) < 32:
         return "input size is not stated"
-    runtime = next((name for pattern, name in RUNTIMES if re.match(pattern, entry["runtime"], re.I)), "tensorrt")
+    runtime = next(
+        (name for pattern, name in RUNTIMES if re.match(pattern, entry["runtime"], re.I)), "tensorrt"
+    )
     if not runtime:
         return "several engines at once, or a server around the runtime"
     if "falls back to CPU" in entry["notes"]:
         return "INT8 that fell back to another processor"
     if (runtime, entry["canonical_model"]) in FELL_BACK:
-        return "part of it ran on another processor: the runtime had no kernel for it then"
+        return FALLEN
     if _disturbed(entry["notes"]):
         return f"the median run took {DISTURBED} times the fastest, or more"
     device = entry["device_profile"]
@@ -135,11 +138,11 @@ def _row(entry: dict[str, str]) -> Row | str:
         runtime = "litert-npu"
     if runtime == "tensorflow":
         return "toolchain without a runtime of ours"
-    if re.search(r"layers npu/gpu/cpu=0/", entry["notes"]):
-        return "nothing of it ran on the accelerator"
+    if re.search(r"layers npu/gpu/cpu=(0/|\d+/\d+/[1-9]|\d+/[1-9])", entry["notes"]):
+        return FALLEN
     batch, value = int(entry["batch"]), float(entry["value"])
     ms = value if entry["metric"] == "latency_ms" else 1000.0 * batch / value
-    series = Series(device, runtime, precision, _threads(entry, runtime), _mode(entry["power_mode"]))
+    series = Series(device, runtime, precision, _threads(entry, runtime), mode(entry["power_mode"]))
     source = entry["source"].partition("@")[0].strip()
     host = re.search(r"\bhost=([\w+]+)", entry["notes"]) if runtime == "edgetpu" else None
     version = f"{entry['runtime']} on {host[1]}" if host else entry["runtime"]
@@ -170,7 +173,7 @@ def _threads(entry: dict[str, str], runtime: str) -> int:
     return 0 if runtime == "litert" and not entry["runtime"].startswith("tflite cpu") else 1
 
 
-def _mode(text: str) -> str:
+def mode(text: str) -> str:
     if not text or "MAXN" in text or "MaxP" in text:
         return ""
     found = re.search(r"MODE_\w+", text)

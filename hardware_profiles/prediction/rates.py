@@ -24,6 +24,8 @@ CPU_RUNTIMES = ("litert", "litert-1", "litert-xnnpack", "onnxruntime", "armnn", 
                 "torch-compile")  # fmt: skip
 NPU_RUNTIMES = ("litert-npu", "qnn", "onnxruntime-npu", "litert-nnapi", "edgetpu")
 NO_TENSOR_CORES = ("ncnn-vulkan", "litert-gpu")
+MICRO_GMACS = {"cpu": 10.0, "gpu": 5000.0, "npu": 2000.0}
+"""A rate in the middle of each kind's devices."""
 SHARED = 0.2
 """n threads do the work of n ** (1 - SHARED): fitted to ncnn on 1 to 12 cores of five boards."""
 
@@ -75,6 +77,13 @@ def number(facts: dict[str, Fact], name: str) -> float | None:
 def on_cpu(profile: Profile, runtime: str) -> bool:
     """Does the runtime compute on the processor of this device?"""
     return runtime in CPU_RUNTIMES or (runtime == "torch" and profile.kind in ("arm-cpu", "x86-cpu", "phone"))
+
+
+def kind_of(profile: Profile, runtime: str) -> str:
+    """``cpu``, ``gpu`` or ``npu``: what computes when this device uses this runtime."""
+    if on_cpu(profile, runtime):
+        return "cpu"
+    return "npu" if runtime in NPU_RUNTIMES else "gpu"
 
 
 def rates(profile: Profile, runtime: str, precision: str, threads: int = 1, mode: str = "") -> Rates | None:

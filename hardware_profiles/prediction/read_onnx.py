@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.prediction.graph import (
-    ACT, ADD, CONV, GEMM, MATMUL, MOVE, MUL, NORM, OTHER, POOL, SOFTMAX, Graph, Op,
+    ACT,
+    ADD,
+    CONV,
+    GEMM,
+    MATMUL,
+    MOVE,
+    MUL,
+    NORM,
+    OTHER,
+    POOL,
+    SOFTMAX,
+    Graph,
+    Op,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -25,18 +37,92 @@ KIND = {
     "Add": ADD, "Sub": ADD, "Sum": ADD, "Mul": MUL, "Div": MUL, "Pow": MUL, "Softmax": SOFTMAX, "LogSoftmax": SOFTMAX,
 }  # fmt: skip
 ACTS = frozenset(
-    "Relu Clip Sigmoid HardSwish HardSigmoid Tanh Gelu Erf Exp Softplus LeakyRelu PRelu Elu Mish Swish Selu Min Max".split()
+    [
+        "Relu",
+        "Clip",
+        "Sigmoid",
+        "HardSwish",
+        "HardSigmoid",
+        "Tanh",
+        "Gelu",
+        "Erf",
+        "Exp",
+        "Softplus",
+        "LeakyRelu",
+        "PRelu",
+        "Elu",
+        "Mish",
+        "Swish",
+        "Selu",
+        "Min",
+        "Max",
+    ]
 )
 POOLS = frozenset(
-    "MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMean ReduceSum ReduceMax LpPool".split()
+    [
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "LpPool",
+    ]
 )
 MOVES = frozenset(
-    "Concat Transpose Pad Resize Upsample Gather GatherElements DepthToSpace SpaceToDepth Tile Expand".split()
+    [
+        "Concat",
+        "Transpose",
+        "Pad",
+        "Resize",
+        "Upsample",
+        "Gather",
+        "GatherElements",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Tile",
+        "Expand",
+    ]
 )
 FREE = frozenset(
-    "Reshape Flatten Squeeze Unsqueeze Identity Cast Constant ConstantOfShape Shape Size Range Slice Split Dropout "
-    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear Sqrt Reciprocal Neg Where Equal Less Greater Not And Or "
-    "Floor Ceil Round Mod NonZero Trilu EyeLike CumSum".split()
+    [
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Cast",
+        "Constant",
+        "ConstantOfShape",
+        "Shape",
+        "Size",
+        "Range",
+        "Slice",
+        "Split",
+        "Dropout",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "Sqrt",
+        "Reciprocal",
+        "Neg",
+        "Where",
+        "Equal",
+        "Less",
+        "Greater",
+        "Not",
+        "And",
+        "Or",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Mod",
+        "NonZero",
+        "Trilu",
+        "EyeLike",
+        "CumSum",
+    ]
 )
 """No work, or work on shapes."""
 RELUS = ("Relu", "Clip", "Min", "Max")
@@ -170,7 +256,14 @@ class _Reader:
         what = "layer_norm" if node.op_type in ("LayerNormalization", "GroupNormalization") else node.op_type
         what = "relu" if node.op_type in RELUS else what
         op = Op(
-            name, kind, what, reads, _size(out), weights=weights, sources=sources, quantized=self.in_int8(node)
+            name,
+            kind,
+            what,
+            reads,
+            _size(out),
+            weights=weights,
+            sources=sources,
+            quantized=self.in_int8(node),
         )
         if kind == CONV:
             return self.convolution(op, node, out)

@@ -11,17 +11,67 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.prediction.graph import (
-    ACT, ADD, CONV, GEMM, MATMUL, MOVE, MUL, NORM, OTHER, POOL, SOFTMAX, Graph, Op,
+    ACT,
+    ADD,
+    CONV,
+    GEMM,
+    MATMUL,
+    MOVE,
+    MUL,
+    NORM,
+    OTHER,
+    POOL,
+    SOFTMAX,
+    Graph,
+    Op,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     from torch import nn
 
 FREE = frozenset(
-    "view _unsafe_view reshape t transpose permute unsqueeze squeeze select slice split split_with_sizes chunk expand "
-    "alias detach as_strided unbind lift_fresh narrow swapaxes empty zeros ones arange scalar_tensor full zeros_like "
-    "new_zeros linspace empty_like _to_copy dropout native_dropout bernoulli _reshape_alias unfold lift_fresh_copy "
-    "diagonal view_as_real".split()
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "t",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "expand",
+        "alias",
+        "detach",
+        "as_strided",
+        "unbind",
+        "lift_fresh",
+        "narrow",
+        "swapaxes",
+        "empty",
+        "zeros",
+        "ones",
+        "arange",
+        "scalar_tensor",
+        "full",
+        "zeros_like",
+        "new_zeros",
+        "linspace",
+        "empty_like",
+        "_to_copy",
+        "dropout",
+        "native_dropout",
+        "bernoulli",
+        "_reshape_alias",
+        "unfold",
+        "lift_fresh_copy",
+        "diagonal",
+        "view_as_real",
+    ]
 )
 """They make no new elements, or make them once for all images."""
 KIND = {
@@ -74,7 +124,6 @@ def read(module: nn.Module, channels: int, height: int, width: int) -> Graph:
 def _recorder(module: nn.Module, image: Any) -> Any:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.module_tracker import ModuleTracker
 
     weights = {id(t) for t in (*module.parameters(), *module.buffers())}
     names = {id(p): n.rpartition(".")[0] for n, p in module.named_parameters()}

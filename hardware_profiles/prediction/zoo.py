@@ -143,7 +143,9 @@ def proxylessnas_mobile() -> nn.Module:
     cin = 16
     for middle, cout, kernel, stride in plan:
         block = nn.Sequential(
-            *_cbr(cin, middle, 1), *_cbr(middle, middle, kernel, stride, middle), *_cbr(middle, cout, 1, act=False)
+            *_cbr(cin, middle, 1),
+            *_cbr(middle, middle, kernel, stride, middle),
+            *_cbr(middle, cout, 1, act=False),
         )
         layers.append(_residual(block) if stride == 1 and cin == cout else block)
         cin = cout

@@ -1,0 +1,170 @@
+"""What `bench predict` answers: one cell, all of it predicted. Nothing here prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import ConfigError, UsageError
+from bench.types import SCHEMA, Cell, Json, Profile, Quantity, to_json
+
+if TYPE_CHECKING:
+    from hardware_profiles.predict import Prediction, Setting
+    from hardware_profiles.prediction.graph import Graph
+
+SIDE = 224
+OURS = 32
+"""Pixels of the images that our own nets are for."""
+FORETOLD = ("latency_ms", "throughput_ips", "memory_mb", "energy_mj", "p90_ms", "p99_ms")
+"""Metrics of a cell that a prediction fills in, some with the reason why there is none."""
+ALWAYS_MISSING = {
+    "p90_ms": ("ms", "a prediction is of the typical call, not of its tail"),
+    "p99_ms": ("ms", "a prediction is of the typical call, not of its tail"),
+    "accuracy": ("fraction", "a graph does not tell it: measure it with bench run or bench measure"),
+}
+
+
+def open_graph(model: str, size: tuple[int, int] | None, classes: int) -> tuple[Graph, str, int | None]:
+    """The graph of a file or of a net by name, what it is called, and the file's size in bytes.
+
+    Raises:
+        UsageError: a file that is not there, or of a kind that is not read.
+        ModelError: it cannot be built, read or run.
+    """
+    from hardware_profiles.predict import read_graph
+
+    path = Path(model).expanduser()
+    if path.suffix == ".safetensors" or (path.suffix and not _is_spec(model)):
+        if not path.is_file():
+            raise UsageError(f"There is no file {path}")
+        if path.suffix == ".onnx":
+            if size:
+                raise UsageError("--input-size is for nets by name", todo="An ONNX file has its own size")
+            return read_graph(path), path.name, path.stat().st_size
+        if path.suffix == ".safetensors":
+            from distill import models
+
+            module, spec = models.load(path)
+            pre = spec.preprocess
+            high, wide = size or (pre.height, pre.width)
+            return read_graph(module, pre.channels, high, wide), path.name, None
+        raise UsageError(
+            f"{path.name} cannot be predicted",
+            todo="Give an ONNX file, a model of ours (.safetensors) or a net's name",
+        )
+    from distill import models
+
+    module = models.build(model, classes, 3)
+    high, wide = size or _own_size(model, module)
+    return read_graph(module, 3, high, wide), model, None
+
+
+def _is_spec(model: str) -> bool:
+    return model.partition(":")[0] in ("edgefit", "timm", "torchvision", "py")
+
+
+def _own_size(model: str, module: Any) -> tuple[int, int]:
+    """The size of the images that a net is meant for."""
+    if model.startswith("edgefit:"):
+        return OURS, OURS
+    stated = (getattr(module, "default_cfg", None) or {}).get("input_size")
+    if stated:
+        return int(stated[1]), int(stated[2])
+    side = 299 if "inception_v3" in model else SIDE
+    return side, side
+
+
+def choose_runtime(profile: Profile, precision: str) -> str:
+    """The first runtime of a profile that was measured on the device in that precision; else its first."""
+    if profile.kind == "local":
+        raise ConfigError(
+            "This machine is here: there is nothing to predict",
+            todo="Measure on it with bench measure or bench run",
+        )
+    int8 = precision == "int8"
+    known = [e["runtime"] for e in profile.calibration if (e["precision"] == "int8") == int8]
+    return next((r for r in profile.runtimes if r in known), profile.runtimes[0])
+
+
+def choose_threads(profile: Profile, runtime: str, precision: str) -> int:
+    """The threads that were measured on the device with that runtime, as near to all its cores as there are; else 1."""
+    int8 = precision == "int8"
+    known = [
+        e.get("threads", 1)
+        for e in profile.calibration
+        if e["runtime"] == runtime and (e["precision"] == "int8") == int8
+    ]
+    return max(known, default=max(profile.protocol.threads))
+
+
+def setting_of(profile: Profile, cell: Cell) -> Setting:
+    """What a cell of a run asks of a device."""
+    from hardware_profiles.predict import Setting
+
+    return Setting(cell.runtime, cell.precision, cell.batch, cell.threads)
+
+
+def predict_cell(
+    model: str, profile: Profile, setting: Setting, size: tuple[int, int] | None = None, classes: int = 1000
+) -> Json:
+    """One cell as a document: every quantity predicted, or missing with its reason."""
+    from hardware_profiles.predict import check, predict
+
+    check(profile, setting)
+    graph, name, file_size = open_graph(model, size, classes)
+    return cell_of(predict(graph, profile, setting), graph, name, file_size, profile, setting)
+
+
+def cell_of(
+    found: Prediction, graph: Graph, name: str, file_size: int | None, profile: Profile, setting: Setting
+) -> Json:
+    from hardware_profiles.prediction.features import BYTES
+
+    counted = {"n": 1, "provenance": "measured", "method": "counted in the graph, batch 1"}
+    stored = Quantity(
+        graph.params * BYTES[setting.precision], "bytes", provenance="predicted", method="parameters alone"
+    )
+    quantities = metrics(found, setting) | {
+        "size_bytes": Quantity(file_size, "bytes", n=1, provenance="measured", method="size of the file")
+        if file_size
+        else stored,
+        "macs": Quantity(graph.macs, "macs", **counted),
+        "params": Quantity(graph.params, "params", **counted),
+    }
+    return {
+        "schema": SCHEMA,
+        "model": name,
+        "profile": profile.name,
+        "device": profile.title,
+        "runtime": setting.runtime,
+        "precision": setting.precision,
+        "batch": setting.batch,
+        "threads": setting.threads,
+        "power_mode": setting.mode or None,
+        "status": "ok",
+        **{key: to_json(quantity) for key, quantity in quantities.items()},
+        "calibrated": found.calibrated,
+        "bounds": found.bounds,
+        "layers": to_json(found.layers),
+        "advice": list(found.advice),
+        "notes": list(found.notes),
+        "environment": {"profile": profile.name, "predicted": True},
+    }  # fmt: skip
+
+
+def metrics(found: Prediction, setting: Setting) -> dict[str, Quantity]:
+    """A prediction under the names that cells have."""
+    latency = found.latency_ms
+    assert latency.value is not None and latency.low is not None and latency.high is not None
+    images = 1000.0 * setting.batch
+    throughput = Quantity(
+        images / latency.value, "images/s", images / latency.high, images / latency.low, provenance="predicted",
+        method=f"{latency.method}; one call after the other",
+    )  # fmt: skip
+    missing = {name: Quantity.missing(reason, unit) for name, (unit, reason) in ALWAYS_MISSING.items()}
+    return {
+        "latency_ms": latency,
+        "throughput_ips": throughput,
+        "memory_mb": found.memory_mb,
+        "energy_mj": found.energy_mj,
+    } | missing
