@@ -276,16 +276,26 @@ def report(run: str | None, fmt: str, output: Path | None) -> int:
 @click.option("--runtime", help="Only this runtime.")
 @click.option("--host", help="Only cells of this host: local, or the target's name.")
 @click.option("--batch", type=click.IntRange(1), help="Only this batch size; default: the smallest.")
+@click.option("--require-measured", is_flag=True, help="Refuse cells whose values are predicted.")
+@click.option(
+    "--trust-predictions", is_flag=True, help="Judge predictions by their middle, not by the worse end."
+)
 @click.option("--json", "as_json", is_flag=True)
 def choose(
     run: str | None, objective: str, runtime: str | None, host: str | None, batch: int | None, as_json: bool,
-    **limits: str | None,
+    require_measured: bool, trust_predictions: bool, **limits: str | None,
 ) -> int:  # fmt: skip
-    """Name the variant to ship under these constraints, and why each other was refused."""
+    """Name the variant to ship under these constraints, and why each other was refused.
+
+    What is predicted counts with the worse end of its 90% interval.
+    """
     from reports import answer
     from reports import choose as chooser
 
-    constraints = chooser.parse_constraints(**limits)
+    if require_measured and trust_predictions:
+        raise errors.UsageError("--require-measured and --trust-predictions exclude each other")
+    predictions = "refused" if require_measured else "middle" if trust_predictions else "pessimistic"
+    constraints = chooser.parse_constraints(**limits, predictions=predictions)
     choice = chooser.choose(open_run(run), constraints, objective, runtime, host, batch)
     if as_json:
         print_json(answer.choice_json(choice))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,10 @@ from bench.errors import ConfigError, UsageError
 from bench.types import SCHEMA, Cell, Json, Profile, Quantity, to_json
 
 if TYPE_CHECKING:
+    from bench.store import RunData
     from hardware_profiles.predict import Prediction, Setting
     from hardware_profiles.prediction.graph import Graph
+    from hardware_profiles.prediction.learn import Measured
 
 SIDE = 224
 OURS = 32
@@ -120,7 +123,7 @@ def cell_of(
 ) -> Json:
     from hardware_profiles.prediction.features import BYTES
 
-    counted = {"n": 1, "provenance": "measured", "method": "counted in the graph, batch 1"}
+    counted = partial(Quantity, n=1, provenance="measured", method="counted in the graph, batch 1")
     stored = Quantity(
         graph.params * BYTES[setting.precision], "bytes", provenance="predicted", method="parameters alone"
     )
@@ -128,8 +131,8 @@ def cell_of(
         "size_bytes": Quantity(file_size, "bytes", n=1, provenance="measured", method="size of the file")
         if file_size
         else stored,
-        "macs": Quantity(graph.macs, "macs", **counted),
-        "params": Quantity(graph.params, "params", **counted),
+        "macs": counted(graph.macs, "macs"),
+        "params": counted(graph.params, "params"),
     }
     return {
         "schema": SCHEMA,
@@ -168,3 +171,69 @@ def metrics(found: Prediction, setting: Setting) -> dict[str, Quantity]:
         "memory_mb": found.memory_mb,
         "energy_mj": found.energy_mj,
     } | missing
+
+
+def learn(run: RunData, name: str, output: Path | None) -> tuple[Path, list[str]]:
+    """Tighten a profile with a run's measured cells and write it; the file, and what changed in words.
+
+    Cells of the profile's own host count; where the run has none, those of the machine that it ran on.
+
+    Raises:
+        UsageError: the run has nothing to learn from, or the file is somebody's own.
+    """
+    from hardware_profiles import load
+    from hardware_profiles.prediction.learn import learn as fitted
+    from hardware_profiles.prediction.write import MARK, replace, with_tables
+
+    profile = load.load(name)
+    target = output or Path(f"{profile.name}.calibrated.toml")
+    if target.suffix != ".toml":
+        raise UsageError(f"--output must end in .toml, not {target.name!r}")
+    if target.is_file() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
+        raise UsageError(
+            f"{target} is not overwritten: it is no file of ours", todo="Name another with --output"
+        )
+    measured, graphs = _measured(run, profile.name)
+    tables, lines = fitted(profile, measured, graphs)
+    own = Path(name) if name.endswith(".toml") or "/" in name else load.FOLDER / f"{profile.name}.toml"
+    text = with_tables(own.read_text(encoding="utf-8"), tables, list(profile.power))
+    load.from_document(load.parse_toml(text), str(target), text)
+    replace(target, text)
+    return target, lines
+
+
+def _measured(run: RunData, host: str) -> tuple[list[Measured], dict[str, Graph]]:
+    """The measured latencies of a host's cells, and the graphs of their files by name."""
+    from hardware_profiles.predict import read_graph
+    from hardware_profiles.prediction.learn import Measured
+
+    cells = [c for c in run.cells if (c["metrics"].get("latency_ms") or {}).get("provenance") == "measured"]
+    there = [c for c in cells if c["cell"]["host"] == host]
+    rows, graphs = [], {}
+    for record in there or [c for c in cells if c["cell"]["host"] == "local"]:
+        cell, variant = record["cell"], record["cell"]["variant"]
+        source = _graph_file(run, variant)
+        if source is None:
+            continue
+        if variant not in graphs:
+            graphs[variant] = read_graph(source)
+        ms = record["metrics"]["latency_ms"]["value"]
+        rows.append(Measured(variant, cell["runtime"], cell["precision"], cell["batch"], cell["threads"], ms))
+    if not rows:
+        raise UsageError(
+            f"{run.path} has no measured latency with an ONNX file to learn from",
+            todo=f"Measure on the device first, on onnxruntime too: bench run --profile {host} --host ...",
+        )
+    return rows, graphs
+
+
+def _graph_file(run: RunData, variant: str) -> Path | None:
+    """An ONNX file of a variant, whatever runtime it was made for."""
+    for record in run.artifacts.values():
+        if (
+            record["variant"] == variant
+            and record["status"] == "ok"
+            and record["artifact"]["format"] == "onnx"
+        ):
+            return run.object_path(record["artifact"]["sha256"])
+    return None

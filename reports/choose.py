@@ -15,8 +15,10 @@ from bench.types import Quantity
 from reports import rows as model
 from reports import text, verdicts
 from reports.limits import (
+    REFUSED,
     Constraints,
     Limit,
+    judged,
     parse_constraints,
     parse_quantity,
     percent,
@@ -49,6 +51,7 @@ OBJECTIVES: dict[str, tuple[str, bool]] = {
 }
 """Objective -> (metric, whether less is better)."""
 
+FORETOLD = "predicted, not measured"
 SAME_SIZE = 0.02
 """Artifacts whose sizes differ by less than this share count as equally small."""
 
@@ -72,7 +75,7 @@ def _objective_quantity(row: Row, objective: str) -> Quantity:
     return validation(row) if objective == "accuracy" else row.metrics[OBJECTIVES[objective][0]]
 
 
-def _refusals(row: Row, limits: list[Limit], objective: str) -> list[str]:
+def _refusals(row: Row, limits: list[Limit], objective: str, predictions: str) -> list[str]:
     """Why ``row`` cannot be chosen; empty when it can."""
     if row.status == "failed":
         return [f"failed: {row.reason or 'no reason recorded'}"]
@@ -84,21 +87,27 @@ def _refusals(row: Row, limits: list[Limit], objective: str) -> list[str]:
         if quantity.value is None:
             missing.setdefault(quantity.reason or row.reason or "not recorded", []).append(name)
     reasons = [f"{' and '.join(names)} not measured: {why}" for why, names in missing.items()]
+    if predictions == REFUSED:
+        foretold = [name for name, quantity in dict(needs).items() if quantity.provenance == "predicted"]
+        if foretold:
+            return [f"{' and '.join(foretold)} {FORETOLD}"]
     for limit in limits:
         quantity = limit.read(row)
-        if quantity.value is not None and not limit.allows(quantity.value):
+        if quantity.value is not None and not limit.holds(quantity):
             short = limit.show(quantity)
             reasons.append(f"{limit.name} {short}, wanted {limit.bound_words}")
     return reasons
 
 
-def _pick_host(run: RunData, items: list[Row], limits: list[Limit], objective: str) -> str:
+def _pick_host(run: RunData, items: list[Row], limits: list[Limit], objective: str, predictions: str) -> str:
     """The target if it has every number that is needed, else this machine, else whatever has most."""
+
+    def counts(quantity: Quantity) -> bool:
+        return quantity.value is not None and (predictions != REFUSED or quantity.provenance != "predicted")
 
     def known(host: str) -> bool:
         return any(
-            _objective_quantity(r, objective).value is not None
-            and all(x.read(r).value is not None for x in limits)
+            all(counts(q) for q in (_objective_quantity(r, objective), *(x.read(r) for x in limits)))
             for r in items
             if r.cell.host == host and r.status != "failed"
         )
@@ -168,7 +177,12 @@ def _nothing_fits(
     candidates: list[Row], refused: list[tuple[Row, tuple[str, ...]]], limits: list[Limit]
 ) -> NothingFitsError:
     alive = [row for row in candidates if row.status != "failed"]
-    if limits and any(limit.read(row).value is not None for row in alive for limit in limits):
+    foretold = all(any(r.endswith(FORETOLD) for r in reasons) for _, reasons in refused)
+    if (
+        not foretold
+        and limits
+        and any(limit.read(row).value is not None for row in alive for limit in limits)
+    ):
         found = _nearest_misses(alive, limits)
     else:
         reasons = dict.fromkeys(reason for _, reasons in refused for reason in reasons)
@@ -191,7 +205,8 @@ def choose(
 ) -> Choice:
     """The cell that is best at ``objective`` among those that satisfy ``constraints``.
 
-    A limit is judged on the value; an interval that crosses it is a warning. Where the objective cannot
+    A limit is judged on the value, of a prediction on the worse end of its interval; an interval that crosses it is a
+    warning. Where the objective cannot
     tell cells apart (see :mod:`reports.verdicts`), the smallest artifact wins, and of those equally small
     (within SAME_SIZE) the most accurate. Only cells of one host and one batch size are compared:
     ``host`` defaults to the run's target if it has the numbers, else ``local``; ``batch`` to the smallest.
@@ -212,7 +227,7 @@ def choose(
     if host is not None:
         _named(host, {r.cell.host for r in items}, "host")
     inside = [r for r in items if runtime in (None, r.cell.runtime)]
-    place = host or _pick_host(run, inside, limits, objective)
+    place = host or _pick_host(run, inside, limits, objective, constraints.predictions)
     candidates = [r for r in inside if r.cell.host == place]
     sizes = {r.cell.batch for r in candidates}
     if batch is not None and batch not in sizes:
@@ -221,23 +236,23 @@ def choose(
         )
     size = batch if batch is not None else min(sizes, default=1)
     candidates = [r for r in candidates if r.cell.batch == size]
-    judged = [(r, tuple(_refusals(r, limits, objective))) for r in candidates]
-    fitting = [r for r, reasons in judged if not reasons]
-    refused = [(r, reasons) for r, reasons in judged if reasons]
+    verdict = [(r, tuple(_refusals(r, limits, objective, constraints.predictions))) for r in candidates]
+    fitting = [r for r, reasons in verdict if not reasons]
+    refused = [(r, reasons) for r, reasons in verdict if reasons]
     if not fitting:
         raise _nothing_fits(candidates, refused, limits)
     elsewhere = [] if host else [r for r in inside if r.status != "ok" and r.cell.host != place]
     refused += [(r, (f"{r.status}: {r.reason or 'no reason recorded'}",)) for r in elsewhere]
-    ordered, tied = _rank(run, fitting, objective)
+    ordered, tied = _rank(run, fitting, objective, constraints.predictions)
     return _choice(run, constraints, objective, f"{place}, batch {size}", ordered, tied, refused, limits)
 
 
-def _rank(run: RunData, fitting: list[Row], objective: str) -> tuple[list[Row], list[Row]]:
+def _rank(run: RunData, fitting: list[Row], objective: str, predictions: str) -> tuple[list[Row], list[Row]]:
     """All that fit, the chosen one first and the others by objective; and those that tie with the best."""
     sign = 1.0 if OBJECTIVES[objective][1] else -1.0
 
     def cost(row: Row) -> float:
-        value = _objective_quantity(row, objective).value
+        value = judged(_objective_quantity(row, objective), sign > 0, predictions)
         return math.inf if value is None else sign * value
 
     def bytes_of(row: Row) -> float:

@@ -13,6 +13,7 @@ from reports import plots, tables, text, verdicts
 from reports import rows as model
 from reports.choose import Constraints, choose
 from reports.page import flatten
+from reports.predict import predicted_lines
 from reports.rows import Row
 
 if TYPE_CHECKING:
@@ -206,8 +207,10 @@ def _cards(run: RunData, items: list[Row]) -> list[Json]:
     cards.append(_pick(run, items, "latency", "Fastest within 1 point"))
     cards.append(_pick(run, items, "size", "Smallest within 1 point"))
     counts = {status: sum(r.status == status for r in items) for status in ("ok", "failed", "skipped")}
+    foretold = sum(bool(r.record.get("prediction")) for r in items)
     note = f"{counts['failed']} failed, {counts['skipped']} skipped"
-    return [*cards, _card("Cells", f"{counts['ok']} of {len(items)}", "measured", note)]
+    note = f"{foretold} predicted, {note}" if foretold else note
+    return [*cards, _card("Cells", f"{counts['ok'] - foretold} of {len(items)}", "measured", note)]
 
 
 def _figures(run: RunData, items: list[Row]) -> Json:
@@ -328,6 +331,7 @@ def render_html(run: RunData) -> str:
         cards=_cards(run, items),
         verdicts=tables.verdict_lines(run, items, found),
         sentences=verdicts.sentences(found),
+        predicted=predicted_lines(items),
         table=_table(items),
         legend=(text.LEGEND, text.INTERVAL_NOTE, text.SPLIT_NOTE),
         settings=[s["title"] for s in payload["settings"]],

@@ -69,9 +69,23 @@ def parse_quantity(value: str, kind: str) -> float:
     return number
 
 
+PESSIMISTIC, MIDDLE, REFUSED = "pessimistic", "middle", "refused"
+
+
+def judged(quantity: Quantity, less: bool, predictions: str) -> float | None:
+    """What a quantity counts as: its value, or the end of a prediction's interval that is worse."""
+    if quantity.provenance != "predicted" or predictions != PESSIMISTIC:
+        return quantity.value
+    end = quantity.high if less else quantity.low
+    return quantity.value if end is None else end
+
+
 @dataclass(frozen=True)
 class Constraints:
-    """What a variant must satisfy. ``min_accuracy`` and ``max_drop`` are fractions, of validation."""
+    """What a variant must satisfy. ``min_accuracy`` and ``max_drop`` are fractions, of validation.
+
+    ``predictions``: what a predicted value counts as: the ``pessimistic`` end of its interval, its ``middle``, or ``refused``.
+    """
 
     max_latency_ms: float | None = None
     max_size_bytes: float | None = None
@@ -79,6 +93,7 @@ class Constraints:
     max_energy_mj: float | None = None
     min_accuracy: float | None = None
     max_drop: float | None = None
+    predictions: str = PESSIMISTIC
 
 
 def parse_constraints(
@@ -88,6 +103,7 @@ def parse_constraints(
     max_energy: str | None = None,
     min_accuracy: str | None = None,
     max_drop: str | None = None,
+    predictions: str = PESSIMISTIC,
 ) -> Constraints:
     """Constraints from limits as typed; None is no limit. Raises UsageError as :func:`parse_quantity`."""
 
@@ -101,6 +117,7 @@ def parse_constraints(
         max_energy_mj=read(max_energy, "energy"),
         min_accuracy=read(min_accuracy, "accuracy"),
         max_drop=read(max_drop, "drop"),
+        predictions=predictions,
     )
 
 
@@ -115,6 +132,12 @@ class Limit:
     show: Callable[[Quantity], str]
     scale: float
     unit: str
+    predictions: str = PESSIMISTIC
+
+    def holds(self, quantity: Quantity) -> bool:
+        """Does a quantity that has a value keep the limit?"""
+        value = judged(quantity, self.less, self.predictions)
+        return value is not None and self.allows(value)
 
     @property
     def words(self) -> str:
@@ -189,4 +212,4 @@ def limits(constraints: Constraints) -> Iterator[Limit]:
     )
     for name, bound, less, read, show, scale, unit in table:
         if bound is not None:
-            yield Limit(name, bound, less, read, show, scale, unit)
+            yield Limit(name, bound, less, read, show, scale, unit, c.predictions)

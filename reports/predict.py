@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bench.types import Json, Quantity
 from reports import text
+from reports.rows import Row
 
 _ROWS = (
     ("latency_ms", "latency", "ms a call"),
@@ -47,6 +48,32 @@ def render_prediction(cell: Json) -> str:
     basis = cell["latency_ms"]["method"].rpartition("; ")[2]
     lines.append(f"  * predicted, with a 90% interval; latency from {basis}")
     return "\n".join(lines)
+
+
+MOST_ADVICE = 6
+
+
+def predicted_lines(items: Sequence[Row]) -> list[str]:
+    """What a run's predictions stand on, and what would make its variants faster; each sentence once."""
+    lines: list[str] = []
+    advice: dict[str, list[str]] = {}
+    for row in items:
+        found = row.record.get("prediction")
+        if not found:
+            continue
+        basis = (row.metrics["latency_ms"].method or "").rpartition("; ")[2]
+        where = f"{row.cell.runtime} on {row.cell.host}"
+        todo = f"; to measure: {row.remedy}" if row.remedy else ""
+        lines.append(f"{where}, {'INT8' if row.cell.precision == 'int8' else 'float'}: from {basis}{todo}")
+        for said in found["advice"]:
+            advice.setdefault(f"on {where}: {said}", []).append(row.cell.variant)
+    told = [f"{_names(names)} {said}" for said, names in advice.items()]
+    more = [f"and {len(told) - MOST_ADVICE} more, in --format json"] if len(told) > MOST_ADVICE else []
+    return [*dict.fromkeys(lines), *told[:MOST_ADVICE], *more]
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 # --- evaluation

@@ -17,6 +17,7 @@ from reports import rows as model
 from reports import text, verdicts
 from reports.against import against
 from reports.claims import claims
+from reports.predict import predicted_lines
 from reports.rows import Problem, Row
 from reports.verdicts import Verdict
 
@@ -216,7 +217,9 @@ class TerminalReport:
 
         said = verdict_lines(self.run, self.rows, found)
         wrong = [problem_line(p) for p in model.problems(self.run, self.rows)] + gap_lines(self.rows)
-        for title, shown in (("Verdicts", said), ("Missing", wrong), ("Legend", _legend(self.rows))):
+        foretold = predicted_lines(self.rows)
+        titles = ("Verdicts", "Predicted", "Missing", "Legend")
+        for title, shown in zip(titles, (said, foretold, wrong, _legend(self.rows)), strict=True):
             if shown:
                 yield Text(f"\n{title}", style="bold")
             for line in shown:
@@ -268,6 +271,7 @@ def render_md(run: RunData) -> str:
     for title, said in (
         ("Verdicts", verdict_lines(run, items, found)),
         ("Each variant against what it was made from", verdicts.sentences(found)),
+        ("Predicted", predicted_lines(items)),
         ("Missing", wrong),
         ("Legend", _legend(items)),
     ):
@@ -341,6 +345,7 @@ def cell_json(row: Row, on_front: bool = False) -> Json:
         **quantities,
         "environment": row.record.get("environment") or {},
         "classification": row.record.get("classification"),
+        "prediction": row.record.get("prediction"),
         "stopped": row.record.get("stopped"),
         "notes": list(row.record.get("notes") or ()),
     }

@@ -10,7 +10,7 @@ MARKS = {"measured": "", "estimated": "~", "predicted": "*"}
 MISSING = "–"
 LEGEND = (
     "No mark: measured on that machine; ~ estimated by a model of this machine; "
-    "* predicted, the device was not there; – missing, with its reason under Missing."
+    "* predicted with a 90% interval, the device was not there; – missing, with its reason under Missing."
 )
 INTERVAL_NOTE = (
     'Intervals are 95%. Those of latency and of "faster" say where another run falls if several processes were '

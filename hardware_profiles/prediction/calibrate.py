@@ -9,7 +9,7 @@ from functools import cache
 from statistics import mean, median, pstdev
 from typing import TYPE_CHECKING
 
-from bench.errors import ConfigError, MissingError
+from bench.errors import MissingError
 from bench.types import Fact, Json, Profile
 from hardware_profiles import load
 from hardware_profiles.prediction import features, fit, published
@@ -240,32 +240,3 @@ def powers(entries: Iterable[Mapping[str, str]]) -> dict[str, list[Json]]:
             }
         )
     return dict(found)
-
-
-def run_rows(cells: Iterable[Json], graphs: Mapping[str, Graph], name: str) -> list[Row]:
-    """The measured cells of a run as rows for a profile: ``graphs`` by variant.
-
-    Raises:
-        ConfigError: there is no measured cell whose graph is known.
-    """
-    rows = [
-        Row(
-            Series(name, cell["runtime"], cell["precision"], int(cell["threads"])),
-            "own",
-            cell["variant"],
-            0,
-            int(cell["batch"]),
-            float(cell["latency_ms"]["value"]),
-            "own run",
-        )
-        for cell in cells
-        if cell.get("status") == "ok"
-        and (cell.get("latency_ms") or {}).get("provenance") == "measured"
-        and cell["variant"] in graphs
-    ]
-    if not rows:
-        raise ConfigError(
-            "The run has no measured latency that a profile could learn from",
-            todo="Measure on the device first: bench run --profile ... --host ...",
-        )
-    return rows

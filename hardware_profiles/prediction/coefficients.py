@@ -163,4 +163,14 @@ def stored() -> dict[str, Any]:
 
 def fingerprint(profile: Profile) -> str:
     """Identifies everything that decides predictions for a device, so that a stored one is not mistaken for a newer one."""
-    return digest([VERSION, profile.facts, profile.power_modes, profile.calibration, profile.power, profile.round_to, stored()])
+    return digest(
+        [
+            VERSION,
+            profile.facts,
+            profile.power_modes,
+            profile.calibration,
+            profile.power,
+            profile.round_to,
+            stored(),
+        ]
+    )

@@ -131,10 +131,10 @@ def amounts(
 
 
 def total(
-    graph: Graph, batch: int, precision: str, shape: Shape, on_chip: float = 0.0
+    graph: Graph, batch: int, precision: str, shape: Shape, on_chip: float = 0.0, lanes: int = 1
 ) -> NDArray[np.float64]:
     """The amounts of a whole graph. ``on_chip``: bytes of weights that an accelerator keeps; 0: it has no such memory."""
-    found = amounts(kernels(graph, shape.residual), batch, BYTES[precision], shape).sum(0)
+    found = amounts(kernels(graph, shape.residual), batch, BYTES[precision], shape, lanes).sum(0)
     found[10] = smooth(graph) * batch / 1e9
     found[12] = 1e-3
     if on_chip:

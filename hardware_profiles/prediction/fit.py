@@ -160,7 +160,7 @@ def fit_series(sample: Sample, mean: Floats, precision: Floats, kind: Kind, star
         theta, error, damping = theta + step, trial, max(damping / 5, 1e-6)
         if before - value < 1e-4 * max(before, 1.0):
             break
-    covariance = np.linalg.inv(normal)[:terms, :terms]
+    covariance: Floats = np.linalg.inv(normal)[:terms, :terms]
     return Fitted(theta[:terms], covariance, theta[terms:] if extra else None)
 
 
@@ -176,7 +176,7 @@ def fit(samples: Mapping[object, Sample], kinds: Mapping[str, Kind]) -> Result:
         kind = kinds[name]
         start = np.log([kind.start.get(term, 1.0) if term not in kind.absent else 1e-9 for term in TERMS])
         centre, means = start.copy(), {group: start.copy() for group in groups}
-        within = np.linalg.inv(spread(kind))
+        within: Floats = np.linalg.inv(spread(kind))
         member = blocks()
         between = np.linalg.inv(
             np.diag(np.full(len(TERMS), kind.runtime**2)) + kind.level**2 * member @ member.T

@@ -62,7 +62,9 @@ class Graph:
     inputs: int
     outputs: int
     int8: bool = False
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    kept: dict[bool, tuple[Op, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """What :func:`kernels` has made of it already."""
 
     @property
     def macs(self) -> int:
@@ -84,6 +86,12 @@ def kernels(graph: Graph, residual: bool) -> tuple[Op, ...]:
     Norms and activations go into the convolution, product or sum before them when nothing else reads its result. With
     ``residual`` a sum also goes into the convolution that made one of its terms.
     """
+    if residual not in graph.kept:
+        graph.kept[residual] = _merged(graph, residual)
+    return graph.kept[residual]
+
+
+def _merged(graph: Graph, residual: bool) -> tuple[Op, ...]:
     readers = [0] * len(graph.ops)
     for op in graph.ops:
         for source in op.sources:

@@ -112,7 +112,7 @@ def _cpu(profile: Profile, precision: str, threads: int, settings: dict[str, flo
     if profile.kind == "x86-cpu" and peak and count:
         busy = min(threads or count, count)
         total = peak * 1000 / 2 / count * busy ** (1 - SHARED)
-        return total * (_x86_int8(profile) if precision == "int8" else 1.0)
+        return float(total * (_x86_int8(profile) if precision == "int8" else 1.0))
     if not cores:
         return None
     left = threads or int(settings.get("cpu_cores", 0)) or sum(c.count for c in cores)
@@ -127,7 +127,7 @@ def _cpu(profile: Profile, precision: str, threads: int, settings: dict[str, flo
         total, busy, left = total + used * each, busy + used, left - used
         slowest = each if used else slowest
     # Work is shared out evenly in some runtimes, by speed in others: between waiting for the slowest core and for none.
-    return math.sqrt(total * slowest * busy) * busy**-SHARED
+    return math.sqrt(total * slowest * busy) * float(busy) ** -SHARED
 
 
 def _x86_int8(profile: Profile) -> float:

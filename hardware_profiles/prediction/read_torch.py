@@ -116,8 +116,6 @@ def read(module: nn.Module, channels: int, height: int, width: int) -> Graph:
         with recorder:
             out = hollow(image)
     out = out[0] if isinstance(out, (tuple, list)) else out
-    params = {id(p) for p in hollow.parameters()}
-    del params
     return Graph(tuple(recorder.ops), image.numel(), out.numel())
 
 
@@ -128,11 +126,11 @@ def _recorder(module: nn.Module, image: Any) -> Any:
     weights = {id(t) for t in (*module.parameters(), *module.buffers())}
     names = {id(p): n.rpartition(".")[0] for n, p in module.named_parameters()}
 
-    class Recorder(TorchDispatchMode):
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Takes down operators and which operator made which tensor; keeps tensors alive, so that ids stay true."""
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.ops: list[Op] = []
             self.maker: dict[int, int] = {}
             self.constants = set(weights)

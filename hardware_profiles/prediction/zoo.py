@@ -152,7 +152,7 @@ def proxylessnas_mobile() -> nn.Module:
     return nn.Sequential(*layers, *_cbr(cin, 1280, 1), *_head(1280))
 
 
-def _googlenet(kernel: int) -> nn.Module:
+def _googlenet(kernel: int) -> Any:
     """torchvision's has 3x3 where Szegedy et al. (CVPR 2015) have 5x5."""
     import torchvision
     from torch import nn
@@ -167,7 +167,7 @@ def _googlenet(kernel: int) -> nn.Module:
     return net
 
 
-def _resnet_v1(depth: int) -> nn.Module:
+def _resnet_v1(depth: int) -> Any:
     """With the stride in the first 1x1, as He et al. (CVPR 2016) have it; torchvision's is in the 3x3."""
     import torchvision
 
@@ -178,20 +178,16 @@ def _resnet_v1(depth: int) -> nn.Module:
     return net
 
 
-def _torchvision(name: str, **options: Any) -> nn.Module:
+def _torchvision(name: str, **options: Any) -> Any:
     import torchvision
 
     return getattr(torchvision.models, name)(weights=None, **options)
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str) -> Any:
     import timm
 
     return timm.create_model(name)
-
-
-def _seresnext101() -> nn.Module:
-    return _timm("seresnext101_32x4d")
 
 
 BUILDERS: dict[str, Callable[[], Any]] = {
@@ -219,7 +215,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "resnet_v2_152": partial(_timm, "resnetv2_152"),
     "resnext101_32x4d": partial(_timm, "resnext101_32x4d"),
     "sequencer2d": partial(_timm, "sequencer2d_s"),
-    "seresnext101_32x4d": _seresnext101,
+    "seresnext101_32x4d": partial(_timm, "seresnext101_32x4d"),
     "shufflenet": shufflenet_v1,
     "squeezenet1_1": partial(_torchvision, "squeezenet1_1"),
     "swin_base": partial(_timm, "swin_base_patch4_window7_224"),
@@ -228,19 +224,15 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "vision_transformer": partial(_timm, "vit_base_patch32_384"),
 }  # fmt: skip
 """Canonical names that are neither timm's nor torchvision's; those of MobileNets have their width in the name."""
-UNKNOWN = ("efficientnetv2-s", "efficientnetv2-m")
-"""Names of a library for which timm and torchvision have another net."""
 
 
-def build(canonical: str, size: int = 0, meta: bool = True) -> nn.Module | None:
-    """The net of a publication, untrained; None where it cannot be rebuilt."""
+def build(canonical: str, size: int = 0) -> Any:
+    """The net (``nn.Module``) of a publication, without weights; None where it cannot be rebuilt."""
     import torch
 
     maker = _maker("torchvision-alexnet" if (canonical, size) == ("alexnet", 224) else canonical)
     if maker is None:
         return None
-    if not meta:
-        return maker()
     try:
         with torch.device("meta"):
             return maker()
