@@ -154,7 +154,9 @@ def _say_plan(prepared: Any, path: Path) -> None:
     plan, index = prepared.plan, prepared.index
     counts = ", ".join(f"{n} {split}" for split, n in index.counts.items())
     measured = sum(1 for c in plan.cells if not c.skip)
-    cells = f"{plural(measured, 'cell')} to measure, {len(plan.cells) - measured} skipped"
+    foretold = sum(c.predict for c in plan.cells)
+    cells = f"{plural(measured, 'cell')} to measure, " + (f"{foretold} to predict, " if foretold else "")
+    cells += f"{len(plan.cells) - measured - foretold} skipped"
     say(f"{plan.profile.title}: {plural(len(plan.variants), 'variant')}, {cells}")
     say(f"data {index.spec} ({len(index.classes)} classes; {counts}); run {path}")
 
@@ -209,7 +211,8 @@ def _matrix(plan: Any) -> Any:
                 c for c in plan.cells if (c.cell.variant, c.cell.runtime, c.cell.host) == (name, *column)
             ]
             skips = [c.skip for c in cells if c.skip]
-            row.append(f"({reasons.index(skips[0]) + 1})" if skips else str(len(cells)))
+            mark = "predicted " if cells and cells[0].predict else ""
+            row.append(f"{mark}({reasons.index(skips[0]) + 1})" if skips else str(len(cells)))
         table.add_row(name, *row)
     return table
 

@@ -84,9 +84,11 @@ def choose_runtime(profile: Profile, precision: str) -> str:
             "This machine is here: there is nothing to predict",
             todo="Measure on it with bench measure or bench run",
         )
+    from hardware_profiles.prediction.rates import named
+
     int8 = precision == "int8"
     known = [e["runtime"] for e in profile.calibration if (e["precision"] == "int8") == int8]
-    return next((r for r in profile.runtimes if r in known), profile.runtimes[0])
+    return next((r for r in profile.runtimes if named(profile, r) in known), profile.runtimes[0])
 
 
 def choose_threads(profile: Profile, runtime: str, precision: str) -> int:

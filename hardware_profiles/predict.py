@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from hardware_profiles.prediction import energy, memory
 from hardware_profiles.prediction.coefficients import Coefficients, find
 from hardware_profiles.prediction.features import BYTES, COMPUTE, TERMS, amounts, smooth
 from hardware_profiles.prediction.graph import CONV, Graph, Op, kernels
-from hardware_profiles.prediction.rates import rates
+from hardware_profiles.prediction.rates import plain, rates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +110,7 @@ def predict(graph: Graph, profile: Profile, setting: Setting) -> Prediction:
     import numpy as np
 
     check(profile, setting)
+    setting = replace(setting, mode=plain(profile, setting.mode))
     found = find(profile, setting.runtime, setting.precision, setting.threads, setting.mode)
     ops = kernels(graph, found.kind.shape.residual)
     table, share_of_float = _table(graph, ops, profile, setting, found)
@@ -286,8 +287,6 @@ def _odd_widths(
     ops: Sequence[Op], profile: Profile, setting: Setting, found: Coefficients, times: NDArray[np.float64]
 ) -> list[str]:
     """Channels that fill no whole vectors, where that costs 1% of the latency or more."""
-    from dataclasses import replace
-
     import numpy as np
 
     step, whole = profile.round_to, float(times.sum())

@@ -19,7 +19,7 @@ from hardware_profiles.prediction import fit
 from hardware_profiles.prediction.features import TERMS
 from hardware_profiles.prediction.fit import Kind
 from hardware_profiles.prediction.kinds import KINDS
-from hardware_profiles.prediction.rates import MICRO_GMACS, Rates, kind_of, rates
+from hardware_profiles.prediction.rates import MICRO_GMACS, Rates, kind_of, named, rates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("runtimes.toml")
 VERSION = 1
 """Of how graphs are counted and what is made of it; raise it when predictions change for another reason than their figures."""
+OTHER_SETTING = 0.1
+"""Share of the variance between devices that another power mode, precision or number of threads of one device may add."""
 NOTHING = -60.0
 """Logarithm of a coefficient that is not there."""
 
@@ -81,6 +83,7 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
     """
     import numpy as np
 
+    runtime = named(profile, runtime)
     kind = kind_of(profile, runtime)
     here = rates(profile, runtime, precision, threads, mode)
     if here is None:
@@ -100,10 +103,15 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
         there = rates(profile, runtime, own["precision"], own.get("threads", 1), own.get("power_mode", ""))
         assert there is not None
         theta = theta + offset(here, kind) - offset(there, kind)
-        covariance = covariance + 0.25 * fit.spread(KINDS[kind])
+        covariance = covariance + OTHER_SETTING * fit.spread(KINDS[kind])
         said = f"{nets} with {_setting(own)}, scaled by its facts"
         return base(
-            theta, covariance, quantile=known["interval"], origin=said, calibrated=False, versions=versions
+            theta,
+            covariance,
+            quantile=known["interval_calibrated"],
+            origin=said,
+            calibrated=False,
+            versions=versions,
         )
     group = stored()["groups"].get(group_of(runtime, precision))
     theta = _vector((group or stored()["kinds"][kind])["coefficients"]) + offset(here, kind)

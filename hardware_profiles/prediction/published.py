@@ -44,16 +44,17 @@ DISTURBED = 2
 ON_NPU = ("galaxy-s23", "galaxy-s24")
 
 PROFILES = {
-    "a100": "a100-sxm", "pixel-2": "pixel-2-xl", "coral-devboard-cpu": "coral-edgetpu-devboard",
+    "a100": "a100-sxm", "pixel-2": "pixel-2-xl",
     "snapdragon-8gen2": "galaxy-s23",
 }  # fmt: skip
 """Devices of the table whose facts are another profile's; ``-cpu`` at the end of a name is the same board."""
 FACTS = {
+    "coral-devboard-cpu": ("arm-cpu", "4x Cortex-A53 1.5GHz", 3.6),
     "raspberry-pi-3b": ("arm-cpu", "4x Cortex-A53 1.2GHz", 3.6),
     "pixel-1": ("phone", "2x Kryo gold 2.15 + 2x Kryo silver 1.6GHz", 29.8),
     "pixel-xl": ("phone", "2x Kryo gold 2.15 + 2x Kryo silver 1.6GHz", 29.8),
 }
-"""Devices of the table without a profile: kind, cores, memory bandwidth in GB/s (Raspberry Pi Ltd's and Qualcomm's product pages)."""
+"""Devices of the table without a profile: kind, cores, memory bandwidth in GB/s (product pages of NXP, Raspberry Pi Ltd and Qualcomm)."""
 
 
 @dataclass(frozen=True)

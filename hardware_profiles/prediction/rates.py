@@ -75,15 +75,34 @@ def number(facts: dict[str, Fact], name: str) -> float | None:
 
 
 def on_cpu(profile: Profile, runtime: str) -> bool:
-    """Does the runtime compute on the processor of this device?"""
+    """Does the runtime compute on the processor of this device? A card has none of its own."""
+    if profile.kind in ("server-gpu", "edge-asic"):
+        return False
     return runtime in CPU_RUNTIMES or (runtime == "torch" and profile.kind in ("arm-cpu", "x86-cpu", "phone"))
+
+
+def named(profile: Profile, runtime: str) -> str:
+    """The runtime that predictions know it as: LiteRT on an accelerator's board is the accelerator's."""
+    return "edgetpu" if profile.kind == "edge-asic" and runtime == "litert" else runtime
+
+
+def plain(profile: Profile, mode: str) -> str:
+    """The name of a power mode, or nothing where that mode holds nothing back: what most publications measured in."""
+    settings = next((m for m in profile.power_modes if m["name"] == mode), {})
+    limits = [key for key in settings if key.endswith("mhz")]
+    fewer = [
+        key
+        for key in ("cpu_cores", "gpu_tpcs")
+        if settings.get(key, 0) < (number(profile.facts, key) or 0) and key in settings
+    ]
+    return mode if limits or fewer else ""
 
 
 def kind_of(profile: Profile, runtime: str) -> str:
     """``cpu``, ``gpu`` or ``npu``: what computes when this device uses this runtime."""
     if on_cpu(profile, runtime):
         return "cpu"
-    return "npu" if runtime in NPU_RUNTIMES else "gpu"
+    return "npu" if runtime in NPU_RUNTIMES or profile.kind == "edge-asic" else "gpu"
 
 
 def rates(profile: Profile, runtime: str, precision: str, threads: int = 1, mode: str = "") -> Rates | None:
@@ -98,7 +117,7 @@ def rates(profile: Profile, runtime: str, precision: str, threads: int = 1, mode
         bandwidth *= min(1.0, settings["memory_mhz"] / max(full, settings["memory_mhz"]))
     if on_cpu(profile, runtime):
         gmacs = _cpu(profile, precision, threads, settings)
-    elif runtime in NPU_RUNTIMES:
+    elif kind_of(profile, runtime) == "npu":
         gmacs = _npu(profile, precision)
     else:
         gmacs = _gpu(profile, runtime, precision, settings)

@@ -78,17 +78,51 @@ def test_accuracy_is_of_the_test_set_and_recounts_from_the_predictions(finished)
         assert sum(map(sum, cell["classification"]["confusion"])) == n
 
 
-def test_the_absent_device_is_skipped_but_its_accuracy_is_measured_with_its_scheme(finished):
+def test_the_absent_device_is_predicted_and_its_accuracy_is_measured_with_its_scheme(finished):
     data = read_run(finished / "run")
     device = [c for c in data.cells if c["cell"]["host"] == "jetson-agx-xavier"]
-    assert device and all(c["status"] == "skipped" and c["remedy"] for c in device)
+    assert device and all(c["status"] == "ok" and c["remedy"] for c in device)
     for cell in device:
-        assert (
-            cell["metrics"]["latency_ms"]["value"] is None
-            and cell["metrics"]["accuracy"]["value"] is not None
-        )
+        metrics, foretold = cell["metrics"], cell["prediction"]
+        for name in ("latency_ms", "memory_mb", "energy_mj", "throughput_ips"):
+            assert metrics[name]["provenance"] == "predicted"
+            assert metrics[name]["low"] < metrics[name]["value"] < metrics[name]["high"]
+        assert metrics["accuracy"]["provenance"] == "measured" and cell["samples"] is None
+        assert "predicted, not measured" in foretold["why"] and len(foretold["layers"]) == 5
     int8 = next(c for c in device if c["cell"]["variant"] == "teacher-int8")
     assert data.artifacts[int8["artifact"]]["artifact"]["scheme"] == "s8s8"
+    assert all(c.get("prediction") is None for c in data.cells if c["cell"]["host"] == "local")
+
+
+def test_reports_mark_what_is_predicted_and_say_where_it_is_from(finished):
+    text = bench("report", "run", cwd=finished).stdout
+    assert "Predicted" in text and "nets measured on it" in " ".join(text.split())
+    table = text.partition("jetson-agx-xavier, batch 1")[2].partition("Against")[0]
+    teacher = next(line for line in table.splitlines() if line.startswith("teacher "))
+    assert teacher.count("*") == 3, "latency, memory and energy carry the mark"
+    page = bench("report", "run", "--format", "html", "--output", "page.html", cwd=finished)
+    assert page.returncode == 0
+    html = (finished / "page.html").read_text(encoding="utf-8")
+    assert "Predicted, not measured" in html and "5 predicted" in html and "-open" in html
+
+
+def test_choosing_counts_predictions_by_their_worse_end_and_can_refuse_them(finished):
+    data = read_run(finished / "run")
+    latency = next(
+        c["metrics"]["latency_ms"] for c in data.cells
+        if c["cell"]["host"] == "jetson-agx-xavier" and c["cell"]["variant"] == "teacher"
+    )  # fmt: skip
+    between = f"{(latency['value'] + latency['high']) / 2:.6f}ms"
+    common = ("choose", "run", "--max-latency", between, "--host", "jetson-agx-xavier", "--json")
+    strict, trusting = bench(*common, cwd=finished), bench(*common, "--trust-predictions", cwd=finished)
+    assert strict.returncode == trusting.returncode == 0, strict.stderr
+
+    def refused(done):
+        return {entry["cell"]["variant"] for entry in json.loads(done.stdout)["refused"]}
+
+    assert "teacher" in refused(strict) and "teacher" not in refused(trusting)
+    none = bench(*common[:-1], "--require-measured", cwd=finished)
+    assert none.returncode == 6 and "predicted, not measured" in none.stderr
 
 
 def test_exports_agree_with_their_parents(finished):
