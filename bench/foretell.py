@@ -38,6 +38,7 @@ class Foreteller:
         prediction = {
             "why": planned.skip,
             "calibrated": found.calibrated,
+            "alike": found.alike,
             "bounds": found.bounds,
             "layers": to_json(found.layers),
             "advice": list(found.advice),

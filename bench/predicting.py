@@ -149,6 +149,7 @@ def cell_of(
         "status": "ok",
         **{key: to_json(quantity) for key, quantity in quantities.items()},
         "calibrated": found.calibrated,
+        "alike": found.alike,
         "bounds": found.bounds,
         "layers": to_json(found.layers),
         "advice": list(found.advice),

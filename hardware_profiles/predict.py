@@ -55,7 +55,11 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """``bounds``: the shares of compute, memory and launches. ``advice``: what would make it faster on this device."""
+    """``bounds``: the shares of compute, memory and launches. ``advice``: what would make it faster on this device.
+
+    ``alike``: half-width (a logarithm) of the 90% interval of the ratio of two latencies predicted like this one: what is wrong
+    with the device's coefficients is wrong with both.
+    """
 
     latency_ms: Quantity
     memory_mb: Quantity
@@ -64,6 +68,7 @@ class Prediction:
     bounds: dict[str, float]
     advice: tuple[str, ...]
     calibrated: bool
+    alike: float
     notes: tuple[str, ...]
 
     def to_json(self) -> Json:
@@ -134,6 +139,7 @@ def predict(graph: Graph, profile: Profile, setting: Setting) -> Prediction:
         bounds,
         tuple(_advice(graph, ops, profile, setting, found, times, bounds)),
         found.calibrated,
+        found.ratio,
         tuple(notes),
     )
 

@@ -133,7 +133,9 @@ def _equal(run: RunData, best: Row, other: Row, objective: str) -> bool:
         if change.low is not None and change.high is not None:
             return change.low <= 0.0 <= change.high
         return a.low is not None and b.high is not None and a.low <= b.high
-    ratio = model.ratio(a, b)
+    ratio = model.ratio(
+        a, b, shared=model.alike(best.record, other.record) if objective == "latency" else None
+    )
     if objective in ("latency", "throughput"):
         return verdicts.outcome(ratio) == "no measurable difference"
     return ratio.low is not None and ratio.high is not None and ratio.low <= 1.0 <= ratio.high

@@ -190,7 +190,8 @@ def chains(run: RunData, items: list[Row]) -> list[str]:
 
 
 def _worse(row: Row, other: Row, read: model.Predictions) -> str:
-    ratio = model.ratio(other.metrics["latency_ms"], row.metrics["latency_ms"])
+    shared = model.alike(other.record, row.record)
+    ratio = model.ratio(other.metrics["latency_ms"], row.metrics["latency_ms"], shared=shared)
     lost = read.change(other.record, row.record, "test")
     if ratio.value is None or lost.value is None or lost.high is None or lost.low is None:
         return ""

@@ -90,6 +90,7 @@ def render_evaluation(found: Json, full: bool) -> str:
             f"  {w['model']} at {w['size']} on {w['series']}: measured {w['measured_ms']:.3g} ms, predicted {w['predicted_ms']:.3g}"
             for w in part["worst"]
         ]
+    lines += _transfer(found.get("transfer"))
     lines += [
         "",
         "median, MAPE: absolute relative error, mean over series. <10%, <20%: share of rows. in 90%: share of rows inside the",
@@ -97,6 +98,18 @@ def render_evaluation(found: Json, full: bool) -> str:
         "activations and parameters, on the same folds (- where a fold leaves them nothing to fit).",
     ]
     return "\n".join(lines)
+
+
+def _transfer(found: Json | None) -> list[str]:
+    if not found or found["mape"] is None:
+        return []
+    helps = found["mape_corrected"] < found["mape"]
+    return [
+        "",
+        f"times of the same nets on x86 machines would change the MAPE of {found['rows']} rows on other processors from "
+        f"{found['mape']:.1%} to {found['mape_corrected']:.1%} (correlation {found['correlation']:+.2f}): "
+        + ("they would help, and are not used yet" if helps else "they are not used"),
+    ]
 
 
 def _data(found: Json) -> str:

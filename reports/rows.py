@@ -6,6 +6,7 @@ variant (``manifest["reference"]``, usually the teacher).
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -157,8 +158,21 @@ def weakest(*quantities: Quantity) -> Provenance:
     return found or "measured"
 
 
-def ratio(base: Quantity, other: Quantity, method: str = "") -> Quantity:
+def alike(base: Json, other: Json) -> float | None:
+    """Half-width (a logarithm) of the ratio of two latencies predicted for one device and runtime; None for all others."""
+    both = [record.get("prediction") or {} for record in (base, other)]
+    if any("alike" not in p for p in both) or any(
+        base["cell"][key] != other["cell"][key] for key in ("host", "runtime")
+    ):
+        return None
+    apart = (base["cell"]["precision"] == "int8") != (other["cell"]["precision"] == "int8")
+    return None if apart else max(float(p["alike"]) for p in both)
+
+
+def ratio(base: Quantity, other: Quantity, method: str = "", shared: float | None = None) -> Quantity:
     """``base / other`` with an interval where both have one; missing (with the reason) where one is.
+
+    ``shared``: see :func:`alike`; two predictions that share their errors have a narrower ratio than their intervals say.
 
     Without a ``method`` it is a ratio of latencies: BETWEEN when both intervals cover the differences between processes.
     """
@@ -169,6 +183,10 @@ def ratio(base: Quantity, other: Quantity, method: str = "") -> Quantity:
             return Quantity.missing(f"{who} is missing: {quantity.reason or 'not recorded'}")
         if quantity.value <= 0:
             return Quantity.missing(f"{who} is not positive")
+    if shared is not None:
+        value, reach = base.value / other.value, math.exp(shared)
+        method = "ratio of two predictions for one device; 90% interval"
+        return Quantity(value, "x", value / reach, value * reach, None, "predicted", method)
     triples = [_triple(base), _triple(other)]
     if triples[0] is None or triples[1] is None:
         value, low, high = base.value / other.value, None, None  # type: ignore[operator]
@@ -244,7 +262,8 @@ def _relative(
             )
         else:
             method = "" if metric == "latency_ms" else "ratio of values"
-            columns[name] = ratio(base[1][metric], metrics[metric], method)
+            shared = alike(base[0], record) if metric == "latency_ms" else None
+            columns[name] = ratio(base[1][metric], metrics[metric], method, shared)
     for name, split in CHANGES.items():
         metric = "accuracy" if split == "test" else "val_accuracy"
         base = reference.loosely(cell, metric)

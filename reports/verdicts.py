@@ -126,7 +126,8 @@ def compare(run: RunData, items: list[Row]) -> list[Verdict]:
         base = None if row.is_reference or not row.has_values else _base(run, row, lookup)
         if base is None:
             continue
-        ratio = model.ratio(base.metrics["latency_ms"], row.metrics["latency_ms"])
+        shared = model.alike(base.record, row.record)
+        ratio = model.ratio(base.metrics["latency_ms"], row.metrics["latency_ms"], shared=shared)
         what, said = change(run, row.cell.variant), outcome(ratio) if ratio.value is not None else ""
         size = model.ratio(base.metrics["size_bytes"], row.metrics["size_bytes"], "ratio of values")
         accuracy = read.change(base.record, row.record, "test")

@@ -41,7 +41,9 @@ class Coefficients:
     """Logarithms of coefficients and their standard deviations, both in the order of ``TERMS``.
 
     ``quantile``: standard deviations between the middle and the ends of a 90% interval. ``origin`` says in words where they are
-    from; ``calibrated``: this runtime was measured on this device in this precision.
+    from; ``calibrated``: this runtime was measured on this device in this precision. ``ratio``: half-width (a logarithm) of the
+    90% interval of the ratio of two predictions for this device and runtime. ``versions``: standard deviation of the logarithm
+    of a toolchain version's factor.
     """
 
     theta: Floats
@@ -50,6 +52,7 @@ class Coefficients:
     quantile: float
     origin: str
     calibrated: bool
+    ratio: float
     versions: float = 0.0
 
 
@@ -99,7 +102,7 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
         versions, nets = own.get("versions", 0.0), f"{own['nets']} nets measured on it"
         if _distance(own, precision, threads, mode) == (False, False, 0.0):
             return base(theta, covariance, quantile=known["interval_calibrated"], origin=nets, calibrated=True,
-                        versions=versions)  # fmt: skip
+                        ratio=known["ratio_calibrated"], versions=versions)  # fmt: skip
         there = rates(profile, runtime, own["precision"], own.get("threads", 1), own.get("power_mode", ""))
         assert there is not None
         theta = theta + offset(here, kind) - offset(there, kind)
@@ -111,6 +114,7 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
             quantile=known["interval_calibrated"],
             origin=said,
             calibrated=False,
+            ratio=known["ratio"],
             versions=versions,
         )
     group = stored()["groups"].get(group_of(runtime, precision))
@@ -123,6 +127,7 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
         quantile=known["interval"],
         origin=f"{origin}, scaled by its facts",
         calibrated=False,
+        ratio=known["ratio"],
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.types import SCHEMA, Json, Notify
 from hardware_profiles.prediction import calibrate, evaluate, published
 from hardware_profiles.prediction.published import Series
+from hardware_profiles.prediction.transfer import transfer
 
 
 def load_table(
@@ -43,6 +44,8 @@ def judge(path: Path, folds: Sequence[str], notify: Notify) -> Json:
     for by in folds:
         held = evaluate.hold_out(table, maker, by, shower(notify, f"leaving out one {by} at a time"))
         hits = evaluate.inside(held)
+        if by == "family":
+            found["transfer"] = transfer(held)
         series = [evaluate.figures(h, hits[h.series]) for h in held]
         found["folds"][by] = {
             "many": evaluate.MANY,

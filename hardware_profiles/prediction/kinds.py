@@ -11,7 +11,7 @@ from hardware_profiles.prediction.fit import Kind
 
 KINDS: dict[str, Kind] = {
     "cpu": Kind(
-        Shape(winograd=0, tile=8, depthwise_pixels=0, depthwise_kernel=-0.3, residual=True),
+        Shape(winograd=6, tile=8, depthwise_pixels=0, depthwise_kernel=-0.3, residual=True),
         {"conv3x3": 1200, "conv": 2000, "pointwise": 2000, "depthwise": 15000, "grouped": 1600, "attention": 1200, "gather": 60000, "weights": 800, "activations": 2500, "elementwise": 1000, "smooth": 160000, "launch": 2, "call": 37},
         own=0.26, gathering=0.585, bytes=0.75, overhead=0.6,
         together=(0.5, 0.3, 0.8), runtime=1.05, level=0.52, version=0.3, noise=0.1,

@@ -22,6 +22,8 @@ from hardware_profiles.prediction.judge import load_table, shower
 from hardware_profiles.prediction.kinds import KINDS
 from hardware_profiles.prediction.published import FACTS, Series
 
+Widths = dict[str, tuple[dict[str, float], dict[str, float]]]
+"""Of intervals and of ratios, by what was left out."""
 MARK = "# --- fitted by `bench profiles calibrate`; what is below is written anew by it"
 
 
@@ -35,12 +37,11 @@ def everything(path: Path, notify: Notify, check: bool = False) -> list[Path]:
     table, maker, _ = load_table(path, notify)
     samples = maker.samples(table)
     result = fit.fit(samples, KINDS)
-    widths = {
-        by: evaluate.quantiles(
-            evaluate.hold_out(table, maker, by, shower(notify, f"leaving out one {by} at a time"))
-        )
+    held = {
+        by: evaluate.hold_out(table, maker, by, shower(notify, f"leaving out one {by} at a time"))
         for by in ("family", "device")
     }
+    widths = {by: (evaluate.quantiles(rows), evaluate.ratios(rows)) for by, rows in held.items()}
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         powers = calibrate.powers(csv.DictReader(file))
     texts = {FILE: runtimes_text(samples, result, widths)}
@@ -95,14 +96,13 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def runtimes_text(
-    samples: Mapping[object, fit.Sample], result: fit.Result, widths: dict[str, dict[str, float]]
-) -> str:
+def runtimes_text(samples: Mapping[object, fit.Sample], result: fit.Result, widths: Widths) -> str:
     """The text of ``runtimes.toml``."""
     lines = [
         "# Fitted by `bench profiles calibrate` to the published measurements beside this file: what runtimes need on a device",
         "# of 10^9 multiply-accumulates and 10^9 bytes a second. Terms and units: features.py. interval and",
         "# interval_calibrated: standard deviations from the middle to the ends of a 90% interval, without and with own rows.",
+        "# ratio and ratio_calibrated: by how much (a logarithm) the ratio of two nets on one device is wrong at most, 90% of the time.",
         "",
     ]
     for name, kind in KINDS.items():
@@ -120,9 +120,13 @@ def runtimes_text(
     return "\n".join(lines)
 
 
-def _widths(name: str, widths: dict[str, dict[str, float]]) -> list[str]:
-    keys = (("interval", "device"), ("interval_calibrated", "family"))
-    return [f"{key} = {widths[by][name]:.3g}" for key, by in keys if name in widths[by]]
+def _widths(name: str, widths: Widths) -> list[str]:
+    return [
+        f"{key}{ending} = {table[name]:.3g}"
+        for by, ending in (("device", ""), ("family", "_calibrated"))
+        for key, table in zip(("interval", "ratio"), widths[by], strict=True)
+        if name in table
+    ]
 
 
 def replace(path: Path, text: str) -> None:

@@ -157,6 +157,24 @@ def test_predictions_of_left_out_families_are_near_where_the_data_are_regular():
     assert all(r["macs"]["mape"] is not None for r in rows)
 
 
+def test_what_the_errors_of_a_device_have_in_common_does_not_widen_ratios():
+    table = calibrate.series_of(made_rows(), GRAPHS)
+    held = evaluate.hold_out(table, calibrate.Maker(GRAPHS), "device")
+    before = evaluate.ratios(held)["cpu"]
+    for h in held:
+        h.error += 1.0  # the whole device is 2.7 times slower than its facts say
+    assert evaluate.ratios(held)["cpu"] == pytest.approx(before)
+    assert evaluate.quantiles(held)["cpu"] > evaluate.ratios(held)["cpu"]
+
+
+def test_intervals_of_left_out_folds_hold_most_rows_of_noisy_data():
+    rng = np.random.default_rng(3)
+    noisy = [replace(r, ms=r.ms * float(np.exp(rng.normal(0, 0.2)))) for r in made_rows()]
+    held = evaluate.hold_out(calibrate.series_of(noisy, GRAPHS), calibrate.Maker(GRAPHS), "family")
+    hits = np.concatenate([evaluate.inside(held)[h.series] for h in held])
+    assert len(hits) == 12 and hits.mean() >= 0.75
+
+
 def test_repetitions_count_once_and_versions_apart():
     rows = made_rows()
     again = [replace(r, ms=3 * r.ms) for r in rows]
