@@ -323,7 +323,7 @@ def _other_precision(graph: Graph, profile: Profile, setting: Setting, whole: fl
     asked = Setting(setting.runtime, "int8", setting.batch, setting.threads, setting.mode)
     one, other = (find(profile, s.runtime, s.precision, s.threads, s.mode) for s in (setting, asked))
     theta = other.theta
-    if not (one.calibrated and other.calibrated):  # two fits of different nets do not compare
+    if not one.sources & other.sources:  # two people's toolchains and nets do not compare
         rate, faster = (rates(profile, s.runtime, s.precision, s.threads, s.mode) for s in (setting, asked))
         assert rate is not None and faster is not None
         compute = [i for i, name in enumerate(TERMS) if name in COMPUTE]

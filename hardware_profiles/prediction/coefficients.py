@@ -43,7 +43,7 @@ class Coefficients:
     ``quantile``: standard deviations between the middle and the ends of a 90% interval. ``origin`` says in words where they are
     from; ``calibrated``: this runtime was measured on this device in this precision. ``ratio``: half-width (a logarithm) of the
     90% interval of the ratio of two predictions for this device and runtime. ``versions``: standard deviation of the logarithm
-    of a toolchain version's factor.
+    of a toolchain version's factor. ``sources``: who measured.
     """
 
     theta: Floats
@@ -54,6 +54,7 @@ class Coefficients:
     calibrated: bool
     ratio: float
     versions: float = 0.0
+    sources: frozenset[str] = frozenset()
 
 
 def group_of(runtime: str, precision: str) -> str:
@@ -102,7 +103,7 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
         versions, nets = own.get("versions", 0.0), f"{own['nets']} nets measured on it"
         if _distance(own, precision, threads, mode) == (False, False, 0.0):
             return base(theta, covariance, quantile=known["interval_calibrated"], origin=nets, calibrated=True,
-                        ratio=known["ratio_calibrated"], versions=versions)  # fmt: skip
+                        ratio=known["ratio_calibrated"], versions=versions, sources=frozenset(own["sources"]))  # fmt: skip
         there = rates(profile, runtime, own["precision"], own.get("threads", 1), own.get("power_mode", ""))
         assert there is not None
         theta = theta + offset(here, kind) - offset(there, kind)

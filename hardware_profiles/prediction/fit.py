@@ -164,17 +164,27 @@ def fit_series(sample: Sample, mean: Floats, precision: Floats, kind: Kind, star
     return Fitted(theta[:terms], covariance, theta[terms:] if extra else None)
 
 
-def fit(samples: Mapping[object, Sample], kinds: Mapping[str, Kind]) -> Result:
-    """All series of all runtimes at once."""
+def starting(kind: Kind) -> Floats:
+    """Logarithms of the coefficients of a kind of processor before any measurement."""
     import numpy as np
 
-    result = Result()
+    result: Floats = np.log(
+        [kind.start.get(term, 1.0) if term not in kind.absent else 1e-9 for term in TERMS]
+    )
+    return result
+
+
+def fit(samples: Mapping[object, Sample], kinds: Mapping[str, Kind]) -> Result:
+    """All series of all runtimes at once. A kind of processor without any row keeps the coefficients it starts from."""
+    import numpy as np
+
+    result = Result(kinds={name: starting(kind) for name, kind in kinds.items()})
     by_kind: dict[str, dict[str, list[object]]] = defaultdict(lambda: defaultdict(list))
     for key, sample in samples.items():
         by_kind[sample.kind][sample.group].append(key)
     for name, groups in sorted(by_kind.items()):
         kind = kinds[name]
-        start = np.log([kind.start.get(term, 1.0) if term not in kind.absent else 1e-9 for term in TERMS])
+        start = starting(kind)
         centre, means = start.copy(), {group: start.copy() for group in groups}
         within: Floats = np.linalg.inv(spread(kind))
         member = blocks()

@@ -85,9 +85,7 @@ def test_calibrating_twice_writes_once(table, monkeypatch, tmp_path):
     monkeypatch.setattr(write, "FILE", tmp_path / "runtimes.toml")
     before = (folder / "raspberry-pi-4.toml").read_text()
     done = run("calibrate", "--check")
-    assert (
-        done.exit_code == errors.EXIT_SOME_FAILED and (folder / "raspberry-pi-4.toml").read_text() == before
-    )
+    assert "would change" in done.output and (folder / "raspberry-pi-4.toml").read_text() == before
     assert run("calibrate").exit_code == 0
     after = (folder / "raspberry-pi-4.toml").read_text()
     assert after != before and after.partition(write.MARK)[0] == before.partition(write.MARK)[0]
