@@ -110,8 +110,11 @@ def evaluate(folds: tuple[str, ...], full: bool, fmt: str) -> int:
     type=click.Path(path_type=Path),
     help="With --from: the profile to write; default: NAME.calibrated.toml.",
 )
+@click.option(
+    "--this-machine", "here", is_flag=True, help="With --from: the run was made on the device itself."
+)
 @click.option("--check", is_flag=True, help="Write nothing; exit 3 where a stored figure would change.")
-def calibrate(run: str | None, profile: str, output: Path | None, check: bool) -> int:
+def calibrate(run: str | None, profile: str, output: Path | None, here: bool, check: bool) -> int:
     """Fit the coefficients of predictions and store them in profiles.
 
     Without --from: to the published measurements, into the profiles of this installation. The same input gives the same
@@ -122,8 +125,10 @@ def calibrate(run: str | None, profile: str, output: Path | None, check: bool) -
     from hardware_profiles.prediction import published, write
 
     if run is None:
-        if profile or output:
-            raise errors.UsageError("--profile and --output are for --from", todo="Add --from RUN")
+        if profile or output or here:
+            raise errors.UsageError(
+                "--profile, --output and --this-machine are for --from", todo="Add --from RUN"
+            )
         with Progress(console()) as progress:
             changed = write.everything(published.FILE, progress, check)
         say(
@@ -131,11 +136,13 @@ def calibrate(run: str | None, profile: str, output: Path | None, check: bool) -
             or "nothing changed"
         )
         return errors.EXIT_SOME_FAILED if check and changed else errors.EXIT_DONE
+    if check:
+        raise errors.UsageError("--check is for the published measurements", todo="Leave it out with --from")
     if not profile:
         raise errors.UsageError("Whose measurements they are is not said", todo="Add --profile PROFILE")
     from bench.predicting import learn
 
-    written, lines = learn(open_run(run), profile, output)
+    written, lines = learn(open_run(run), profile, output, here)
     click.echo("\n".join(lines))
     say(f"wrote {written}. Use it with: bench predict --profile {written} --model ...")
     return errors.EXIT_DONE

@@ -52,9 +52,11 @@ def open_graph(model: str, size: tuple[int, int] | None, classes: int) -> tuple[
             high, wide = size or (pre.height, pre.width)
             return read_graph(module, pre.channels, high, wide), path.name, None
         raise UsageError(
-            f"{path.name} cannot be predicted",
-            todo="Give an ONNX file, a model of ours (.safetensors) or a net's name",
+            f"{path.name} cannot be predicted: graphs are read of ONNX files",
+            todo="Give the ONNX file of the same model, a model of ours (.safetensors) or a net's name",
         )
+    if not _is_spec(model) and path.is_dir():
+        raise UsageError(f"{model} is a folder", todo="Name an ONNX file, or a net such as timm:resnet18")
     from distill import models
 
     module = models.build(model, classes, 3)
@@ -115,7 +117,7 @@ def predict_cell(
     """One cell as a document: every quantity predicted, or missing with its reason."""
     from hardware_profiles.predict import check, predict
 
-    check(profile, setting)
+    setting = check(profile, setting)
     graph, name, file_size = open_graph(model, size, classes)
     return cell_of(predict(graph, profile, setting), graph, name, file_size, profile, setting)
 
@@ -126,9 +128,10 @@ def cell_of(
     from hardware_profiles.prediction.features import BYTES
 
     counted = partial(Quantity, n=1, provenance="measured", method="counted in the graph, batch 1")
-    stored = Quantity(
-        graph.params * BYTES[setting.precision], "bytes", provenance="predicted", method="parameters alone"
-    )
+    size = graph.params * BYTES[setting.precision]
+    stored = Quantity(size, "bytes", provenance="predicted", method="parameters alone")
+    if file_size and not 0.8 < file_size / max(size, 1) < 1.6:
+        file_size = None  # the file is of another precision
     quantities = metrics(found, setting) | {
         "size_bytes": Quantity(file_size, "bytes", n=1, provenance="measured", method="size of the file")
         if file_size
@@ -176,10 +179,10 @@ def metrics(found: Prediction, setting: Setting) -> dict[str, Quantity]:
     } | missing
 
 
-def learn(run: RunData, name: str, output: Path | None) -> tuple[Path, list[str]]:
+def learn(run: RunData, name: str, output: Path | None, here: bool) -> tuple[Path, list[str]]:
     """Tighten a profile with a run's measured cells and write it; the file, and what changed in words.
 
-    Cells of the profile's own host count; where the run has none, those of the machine that it ran on.
+    Cells of the profile's own host count; with ``here`` those of the machine that it ran on, which then is that device.
 
     Raises:
         UsageError: the run has nothing to learn from, or the file is somebody's own.
@@ -192,11 +195,14 @@ def learn(run: RunData, name: str, output: Path | None) -> tuple[Path, list[str]
     target = output or Path(f"{profile.name}.calibrated.toml")
     if target.suffix != ".toml":
         raise UsageError(f"--output must end in .toml, not {target.name!r}")
-    if target.is_file() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
+    ours = target.is_file() and MARK in target.read_text(encoding="utf-8", errors="replace")
+    if target.exists() and not (ours and output):
         raise UsageError(
-            f"{target} is not overwritten: it is no file of ours", todo="Name another with --output"
+            f"{target} is already there", todo="Name it with --output to write it anew, or another"
         )
-    measured, graphs = _measured(run, profile.name)
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"{target} cannot be written: there is no folder {target.parent}")
+    measured, graphs = _measured(run, "local" if here else profile.name)
     tables, lines = fitted(profile, measured, graphs)
     own = Path(name) if name.endswith(".toml") or "/" in name else load.FOLDER / f"{profile.name}.toml"
     text = with_tables(own.read_text(encoding="utf-8"), tables, list(profile.power))
@@ -211,9 +217,8 @@ def _measured(run: RunData, host: str) -> tuple[list[Measured], dict[str, Graph]
     from hardware_profiles.prediction.learn import Measured
 
     cells = [c for c in run.cells if (c["metrics"].get("latency_ms") or {}).get("provenance") == "measured"]
-    there = [c for c in cells if c["cell"]["host"] == host]
     rows, graphs = [], {}
-    for record in there or [c for c in cells if c["cell"]["host"] == "local"]:
+    for record in [c for c in cells if c["cell"]["host"] == host]:
         cell, variant = record["cell"], record["cell"]["variant"]
         source = _graph_file(run, variant)
         if source is None:
@@ -224,8 +229,8 @@ def _measured(run: RunData, host: str) -> tuple[list[Measured], dict[str, Graph]
         rows.append(Measured(variant, cell["runtime"], cell["precision"], cell["batch"], cell["threads"], ms))
     if not rows:
         raise UsageError(
-            f"{run.path} has no measured latency with an ONNX file to learn from",
-            todo=f"Measure on the device first, on onnxruntime too: bench run --profile {host} --host ...",
+            f"{run.path} has no latency that was measured on {host}, with an ONNX file to learn from",
+            todo="Measure there first (bench run --host ...), or say --this-machine if the run was made on that device",
         )
     return rows, graphs
 

@@ -16,9 +16,9 @@ from bench.errors import ConfigError, ModelError
 from bench.types import Json, Profile, Quantity
 from hardware_profiles.prediction import energy, memory
 from hardware_profiles.prediction.coefficients import Coefficients, find
-from hardware_profiles.prediction.features import BYTES, COMPUTE, TERMS, amounts, smooth
+from hardware_profiles.prediction.features import BYTES, TERMS, amounts, smooth
 from hardware_profiles.prediction.graph import CONV, Graph, Op, kernels
-from hardware_profiles.prediction.rates import plain, rates
+from hardware_profiles.prediction.rates import clusters, number, on_cpu, plain, suited
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ def predict(graph: Graph, profile: Profile, setting: Setting) -> Prediction:
     """
     import numpy as np
 
-    check(profile, setting)
+    setting = check(profile, setting)
     setting = replace(setting, mode=plain(profile, setting.mode))
     found = find(profile, setting.runtime, setting.precision, setting.threads, setting.mode)
     ops = kernels(graph, found.kind.shape.residual)
@@ -130,10 +130,11 @@ def predict(graph: Graph, profile: Profile, setting: Setting) -> Prediction:
     )
     layers = _layers(ops, times, whole)
     bounds = _bounds(times, whole)
-    notes = [*graph.notes, *share_of_float]
+    need = _memory(graph, setting)
+    notes = [*graph.notes, *share_of_float, *_too_large(profile, need)]
     return Prediction(
         latency,
-        _memory(graph, setting),
+        need,
         _energy(profile, setting, latency),
         layers,
         bounds,
@@ -144,19 +145,37 @@ def predict(graph: Graph, profile: Profile, setting: Setting) -> Prediction:
     )
 
 
-def check(profile: Profile, setting: Setting) -> None:
-    """Can the device be asked that at all? Raises ConfigError with what it can."""
+def check(profile: Profile, setting: Setting) -> Setting:
+    """The setting as the device has it: its power mode in full, one thread where no processor computes.
+
+    Raises:
+        ConfigError: it does not run that runtime or precision, has no such power mode, or fewer cores; says what it has.
+    """
+    if reason := suited(profile, setting.runtime):
+        raise ConfigError(*reason)
     refused = profile.refusal(setting.runtime, setting.precision)
     if refused or setting.precision not in BYTES:
+        able = [p for p in profile.precisions if p in BYTES and not profile.refusal(setting.runtime, p)]
         raise ConfigError(
             refused or f"{setting.precision} is no precision that is predicted",
-            todo=f"{profile.name} has: {', '.join(profile.precisions)}",
+            todo=f"With {setting.runtime} {profile.name} has: {', '.join(able) or 'none'}",
         )
-    if setting.mode and setting.mode not in [m["name"] for m in profile.power_modes]:
-        known = ", ".join(m["name"] for m in profile.power_modes) or "none"
+    modes = [m["name"] for m in profile.power_modes]
+    mode = next((m for m in modes if setting.mode in (m, m.removeprefix("MODE_"))), "")
+    if setting.mode and not mode:
         raise ConfigError(
-            f"{profile.name} has no power mode {setting.mode!r}", todo=f"Its power modes: {known}"
+            f"{profile.name} has no power mode {setting.mode!r}",
+            todo=f"Its power modes: {', '.join(modes) or 'none'}",
         )
+    if not on_cpu(profile, setting.runtime):
+        return replace(setting, mode=mode, threads=1)
+    text = str(profile.facts["cpu"].value) if "cpu" in profile.facts else ""
+    cores = sum(c.count for c in clusters(text)) or int(number(profile.facts, "cpu_cores") or setting.threads)
+    if setting.threads > cores:
+        raise ConfigError(
+            f"{profile.name} has no {setting.threads} cores", f"it has {cores}", "Give fewer --threads"
+        )
+    return replace(setting, mode=mode)
 
 
 def _quantity(value: float, low: float, high: float, unit: str, how: str) -> Quantity:
@@ -245,8 +264,17 @@ def _memory(graph: Graph, setting: Setting) -> Quantity:
     )
 
 
+def _too_large(profile: Profile, need: Quantity) -> list[str]:
+    """A warning where the model may not fit into the device's memory."""
+    size = number(profile.facts, "memory_gb")
+    if size is None or need.high is None or need.high < size * 1000:
+        return []
+    sure = "does not fit" if (need.low or 0.0) > size * 1000 else "may not fit"
+    return [f"it {sure} into the {size:g} GB of {profile.name}; then there is no such latency"]
+
+
 def _energy(profile: Profile, setting: Setting, latency: Quantity) -> Quantity:
-    found = energy.power(profile, setting.runtime, setting.precision, setting.mode)
+    found = energy.power(profile, setting.runtime, setting.precision, setting.mode, setting.threads)
     if isinstance(found, str):
         return Quantity.missing(found, "mJ")
     assert latency.value is not None and latency.low is not None and latency.high is not None
@@ -315,22 +343,17 @@ def _odd_widths(
 
 
 def _other_precision(graph: Graph, profile: Profile, setting: Setting, whole: float) -> list[str]:
-    """What INT8 would gain, or that it gains nothing: the same launches, faster arithmetic, a quarter or half of the bytes."""
+    """What INT8 would gain, or that it gains nothing, where both were measured by the same people or by nobody."""
     import numpy as np
 
     if setting.precision == "int8" or profile.refusal(setting.runtime, "int8"):
         return []
     asked = Setting(setting.runtime, "int8", setting.batch, setting.threads, setting.mode)
     one, other = (find(profile, s.runtime, s.precision, s.threads, s.mode) for s in (setting, asked))
-    theta = other.theta
-    if not one.sources & other.sources:  # two people's toolchains and nets do not compare
-        rate, faster = (rates(profile, s.runtime, s.precision, s.threads, s.mode) for s in (setting, asked))
-        assert rate is not None and faster is not None
-        compute = [i for i, name in enumerate(TERMS) if name in COMPUTE]
-        theta = one.theta.copy()
-        theta[compute] -= math.log(faster.gmacs / rate.gmacs)
+    if one.sources | other.sources and not one.sources & other.sources:
+        return []  # two people's toolchains and nets: their ratio says nothing of INT8
     table, _ = _table(graph, kernels(graph, other.kind.shape.residual), profile, asked, other)
-    gain = whole / float((table * np.exp(theta)).sum())
+    gain = whole / float((table * np.exp(other.theta)).sum())
     if gain < 1.1:
         return [f"INT8 gains nothing here ({gain:.2f}x)"]
     return [f"INT8 would be {gain:.1f}x as fast, if its accuracy holds"]

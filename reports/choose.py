@@ -286,6 +286,10 @@ def _choice(
     words = [str(run.path), "--variant", name, "--runtime", chosen.cell.runtime]
     words += [] if chosen.cell.host == "local" else ["--host", chosen.cell.host]
     words += ["--output", f"deploy/{name}"]
+    target, place = (run.manifest.get("profile") or {}).get("name", ""), chosen.cell.host
+    elsewhere = (
+        [] if target in ("", "local", place) else [f"this is the best on {place}, which is not {target}"]
+    )
     command = shlex.join(["bench", "export", *words])
     return Choice(
         objective,
@@ -294,7 +298,7 @@ def _choice(
         chosen,
         tuple(ordered[1:]),
         tuple(refused),
-        tuple(_warnings(chosen, limits, objective)),
+        (*elsewhere, *_warnings(chosen, limits, objective)),
         command,
         _explain(run, chosen, objective, considered, len(ordered), len(refused), tied, limits),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 
 from bench.types import Json, Quantity
@@ -22,8 +24,9 @@ def render_prediction(cell: Json) -> str:
     threads = f", {text.plural(cell['threads'], 'thread')}" if cell["threads"] > 1 else ""
     mode = f", {cell['power_mode']}" if cell["power_mode"] else ""
     lines = [
-        f"{cell['model']} on {cell['device']}, {cell['runtime']} {cell['precision']}, batch {cell['batch']}{threads}{mode}",
-        "  PREDICTED: the device was not here",
+        f"{cell['model']} on {cell['device']},",
+        f"{cell['runtime']} {cell['precision']}, batch {cell['batch']}{threads}{mode}",
+        "  PREDICTED, not measured: the device is not here",
     ]
     for key, label, unit in _ROWS:
         quantity = Quantity.from_json(cell[key])
@@ -43,11 +46,18 @@ def render_prediction(cell: Json) -> str:
         f"    {layer['ms']:8.3g} ms {layer['share']:4.0%}  {layer['shape']:{wide}}  {layer['bound']:7}  {layer['name']}"
         for layer in cell["layers"]
     ]
-    lines += [f"  - {advice}" for advice in cell["advice"]]
-    lines += [f"  note: {note}" for note in cell["notes"]]
+    for mark, sentences in (("- ", cell["advice"]), ("note: ", cell["notes"])):
+        lines += [line for s in sentences for line in _wrapped(f"  {mark}", s)]
     basis = cell["latency_ms"]["method"].rpartition("; ")[2]
-    lines.append(f"  * predicted, with a 90% interval; latency from {basis}")
+    lines += _wrapped("  * ", f"predicted, with a 90% interval; latency from {basis}")
     return "\n".join(lines)
+
+
+def _wrapped(lead: str, sentence: str) -> list[str]:
+    """A sentence in lines of at most 80 columns."""
+    return textwrap.wrap(
+        sentence, 80, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False
+    )
 
 
 MOST_ADVICE = 6
@@ -56,7 +66,7 @@ MOST_ADVICE = 6
 def predicted_lines(items: Sequence[Row]) -> list[str]:
     """What a run's predictions stand on, and what would make its variants faster; each sentence once."""
     lines: list[str] = []
-    advice: dict[str, list[str]] = {}
+    advice: dict[str, tuple[str, list[str]]] = {}
     for row in items:
         found = row.record.get("prediction")
         if not found:
@@ -65,9 +75,10 @@ def predicted_lines(items: Sequence[Row]) -> list[str]:
         where = f"{row.cell.runtime} on {row.cell.host}"
         todo = f"; to measure: {row.remedy}" if row.remedy else ""
         lines.append(f"{where}, {'INT8' if row.cell.precision == 'int8' else 'float'}: from {basis}{todo}")
-        for said in found["advice"]:
-            advice.setdefault(f"on {where}: {said}", []).append(row.cell.variant)
-    told = [f"{_names(names)} {said}" for said, names in advice.items()]
+        for said in found["advice"]:  # sentences that differ in their figures only are told once
+            alike = re.sub(r"[\d.]+", "#", f"{where}: {said}")
+            advice.setdefault(alike, (f"on {where}: {said}", []))[1].append(row.cell.variant)
+    told = [f"{_names(names)} {said}" for said, names in advice.values()]
     more = [f"and {len(told) - MOST_ADVICE} more, in --format json"] if len(told) > MOST_ADVICE else []
     return [*dict.fromkeys(lines), *told[:MOST_ADVICE], *more]
 

@@ -72,7 +72,7 @@ def offset(found: Rates, kind: str) -> Floats:
     import numpy as np
 
     member = fit.blocks()
-    slower = KINDS[kind].launches * math.log(found.gmacs / MICRO_GMACS[kind])
+    slower = KINDS[kind].launches * math.log(found.speed / MICRO_GMACS[kind])
     result: Floats = -(
         member[:, 0] * np.log(found.gmacs) + member[:, 1] * np.log(found.gbs) + member[:, 2] * slower
     )
@@ -100,7 +100,8 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
     base = partial(Coefficients, kind=KINDS[kind])
     if own is not None:
         theta, covariance = _vector(own["coefficients"]), np.diag(_deviations(own["deviations"]) ** 2)
-        versions, nets = own.get("versions", 0.0), f"{own['nets']} nets measured on it"
+        versions = own.get("versions", 0.0)
+        nets = f"{own['nets']} net{'s' if own['nets'] > 1 else ''} measured on it"
         if _distance(own, precision, threads, mode) == (False, False, 0.0):
             return base(theta, covariance, quantile=known["interval_calibrated"], origin=nets, calibrated=True,
                         ratio=known["ratio_calibrated"], versions=versions, sources=frozenset(own["sources"]))  # fmt: skip
@@ -121,7 +122,9 @@ def find(profile: Profile, runtime: str, precision: str, threads: int = 1, mode:
     group = stored()["groups"].get(group_of(runtime, precision))
     theta = _vector((group or stored()["kinds"][kind])["coefficients"]) + offset(here, kind)
     covariance = fit.spread(KINDS[kind]) * (1.0 if group else 2.0)
-    origin = f"{runtime} on {group['devices']} other devices" if group else "other runtimes on other devices"
+    origin = "other runtimes on other devices"
+    if group:
+        origin = f"{runtime} on {group['devices']} other device{'s' if group['devices'] > 1 else ''}"
     return base(
         theta,
         covariance,

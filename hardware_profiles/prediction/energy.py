@@ -28,8 +28,11 @@ class Power:
     how: str
 
 
-def power(profile: Profile, runtime: str, precision: str, mode: str = "") -> Power | str:
-    """The power of a device that runs a model without a pause, or why nobody knows it."""
+def power(profile: Profile, runtime: str, precision: str, mode: str = "", threads: int = 1) -> Power | str:
+    """The power of a device that runs a model without a pause, or why nobody knows it.
+
+    Of a processor's rated power counts what ``threads`` of its cores may take, and a quarter for the rest of it.
+    """
     unit = "cpu" if on_cpu(profile, runtime) else "accelerator"
     entries = [e for e in profile.power if e["unit"] == unit and e.get("power_mode", "") == mode]
     exact = [e for e in entries if e["precision"] == precision] or entries
@@ -44,6 +47,9 @@ def power(profile: Profile, runtime: str, precision: str, mode: str = "") -> Pow
     if profile.kind == "phone":
         return "a phone's rated power says little of one of its processors"
     low, middle, high = BUSY
+    cores = number(profile.facts, "cpu_cores")
+    if unit == "cpu" and profile.kind == "x86-cpu" and cores:
+        rated *= 0.25 + 0.75 * min(1.0, threads / cores)
     return Power(rated * middle, rated * low, rated * high, f"{low:.0%} to {high:.0%} of {what}")
 
 

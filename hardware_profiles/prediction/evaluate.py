@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MANY = 12
 """Different nets of a series that is judged on its own."""
 STATED, MOST = 0.90, 0.95
-ENOUGH = 60
+ENOUGH = 30
 """Rows that a runtime must have for a width of its own."""
 BASELINES = ("macs", "macs_activations_parameters")
 FOLDS: dict[str, Callable[[Series, Entry], str]] = {

@@ -11,6 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from bench.errors import nearest
 from bench.types import Fact, Profile
 
 LANES = (
@@ -23,6 +24,16 @@ DOT = re.compile(r"a55|a7[6-8]|a7[12]0|a71[05]|x[1-4]\b|x925|oryon|kryo ?(48|5|6
 CPU_RUNTIMES = ("litert", "litert-1", "litert-xnnpack", "onnxruntime", "armnn", "ncnn", "openvino", "executorch", "tensorflow",
                 "torch-compile")  # fmt: skip
 NPU_RUNTIMES = ("litert-npu", "qnn", "onnxruntime-npu", "litert-nnapi", "edgetpu")
+_CPUS = ("arm-cpu", "x86-cpu", "phone", "edge-gpu")
+_CARDS = ("edge-gpu", "server-gpu")
+KINDS_OF: dict[str, tuple[str, ...]] = {
+    "onnxruntime": (*_CPUS, "server-gpu"), "torch": (*_CPUS, "server-gpu"), "torch-compile": ("x86-cpu", "arm-cpu"),
+    "litert": (*_CPUS, "edge-asic"), "litert-1": _CPUS, "litert-xnnpack": _CPUS, "openvino": ("x86-cpu", "arm-cpu"), "executorch": _CPUS,
+    "armnn": ("arm-cpu", "edge-gpu", "phone"), "ncnn": _CPUS, "ncnn-vulkan": (*_CARDS, "phone"), "tensorrt": _CARDS, "tensorrt-3": _CARDS,
+    "edgetpu": ("edge-asic",), "qnn": ("phone",), "litert-npu": ("phone",), "litert-gpu": ("phone",), "litert-nnapi": ("phone",),
+    "onnxruntime-npu": ("phone",),
+}  # fmt: skip
+"""Runtimes that are predicted, and the kinds of devices that have them."""
 NO_TENSOR_CORES = ("ncnn-vulkan", "litert-gpu")
 MICRO_GMACS = {"cpu": 10.0, "gpu": 5000.0, "npu": 2000.0}
 """A rate in the middle of each kind's devices."""
@@ -32,11 +43,15 @@ SHARED = 0.2
 
 @dataclass(frozen=True)
 class Rates:
-    """``gmacs``: 10^9 multiply-accumulates a second at most; ``gbs``: 10^9 bytes a second of main memory."""
+    """``gmacs``: 10^9 multiply-accumulates a second at most; ``gbs``: 10^9 bytes a second of main memory.
+
+    ``speed``: ``gmacs`` in the kind's own precision (FP16 of a GPU, float of a processor, INT8 of an NPU): launches do not
+    get cheaper with narrower numbers.
+    """
 
     gmacs: float
     gbs: float
-    notes: tuple[str, ...] = ()
+    speed: float
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,21 @@ def named(profile: Profile, runtime: str) -> str:
     return "edgetpu" if profile.kind == "edge-asic" and runtime == "litert" else runtime
 
 
+def suited(profile: Profile, runtime: str) -> tuple[str, str, str] | None:
+    """Why a device has no such runtime: what, found, what to do; None where it has."""
+    if runtime not in KINDS_OF:
+        close = nearest(runtime.lower(), KINDS_OF)
+        return f"There is no runtime {runtime!r} that is predicted", "", close
+    if profile.kind in KINDS_OF[runtime]:
+        return None
+    able = ", ".join(r for r, kinds in KINDS_OF.items() if profile.kind in kinds)
+    return (
+        f"{profile.name} has nothing that {runtime} runs on",
+        f"it is of the kind {profile.kind}",
+        f"Predicted for it: {able}",
+    )
+
+
 def plain(profile: Profile, mode: str) -> str:
     """The name of a power mode, or nothing where that mode holds nothing back: what most publications measured in."""
     settings = next((m for m in profile.power_modes if m["name"] == mode), {})
@@ -116,19 +146,20 @@ def rates(profile: Profile, runtime: str, precision: str, threads: int = 1, mode
     if settings.get("memory_mhz") and full:
         bandwidth *= min(1.0, settings["memory_mhz"] / max(full, settings["memory_mhz"]))
     if on_cpu(profile, runtime):
-        gmacs = _cpu(profile, precision, threads, settings)
+        gmacs, speed = (_cpu(profile, p, threads, settings) for p in (precision, "fp32"))
     elif kind_of(profile, runtime) == "npu":
-        gmacs = _npu(profile, precision)
+        gmacs, speed = (_npu(profile, p) for p in (precision, "int8"))
     else:
-        gmacs = _gpu(profile, runtime, precision, settings)
-    return Rates(gmacs, bandwidth) if gmacs else None
+        gmacs, speed = (_gpu(profile, runtime, p, settings) for p in (precision, "fp16"))
+    return Rates(gmacs, bandwidth, speed) if gmacs and speed else None
 
 
 def _cpu(profile: Profile, precision: str, threads: int, settings: dict[str, float]) -> float | None:
     text = profile.facts["cpu"].value if "cpu" in profile.facts else ""
     peak, count = number(profile.facts, "peak_fp32_tflops"), number(profile.facts, "cpu_cores")
     cores = clusters(text)
-    if profile.kind == "x86-cpu" and peak and count:
+    nameless = bool(cores) and cores[0].kind.startswith("cores")
+    if (profile.kind == "x86-cpu" or nameless) and peak and count:
         busy = min(threads or count, count)
         total = peak * 1000 / 2 / count * busy ** (1 - SHARED)
         return float(total * (_x86_int8(profile) if precision == "int8" else 1.0))

@@ -125,6 +125,34 @@ def test_choosing_counts_predictions_by_their_worse_end_and_can_refuse_them(fini
     assert none.returncode == 6 and "predicted, not measured" in none.stderr
 
 
+def test_a_profile_learns_from_a_run_on_its_device_and_from_no_other(finished):
+    """Predictions with the profile that is written are nearer to what was measured, and nothing is overwritten."""
+    stranger = bench("profiles", "calibrate", "--from", "run", "--profile", "raspberry-pi-5", cwd=finished)
+    assert stranger.returncode == 2 and "--this-machine" in stranger.stderr
+    options = ("--from", "run", "--profile", "raspberry-pi-5", "--this-machine")
+    done = bench("profiles", "calibrate", *options, cwd=finished)
+    assert done.returncode == 0 and "median error" in done.stdout, done.stderr
+    written = finished / "raspberry-pi-5.calibrated.toml"
+    assert bench("profiles", "validate", written.name, cwd=finished).returncode == 0
+    assert bench("profiles", "calibrate", *options, cwd=finished).returncode == 2, "it is there already"
+    measured = next(
+        c["metrics"]["latency_ms"]["value"] for c in read_run(finished / "run").cells
+        if (c["cell"]["host"], c["cell"]["runtime"], c["cell"]["variant"]) == ("local", "onnxruntime", "teacher")
+    )  # fmt: skip
+    path = finished / "teacher.onnx"
+    record = next(
+        a for a in read_run(finished / "run").artifacts.values()
+        if a["variant"] == "teacher" and a["artifact"]["format"] == "onnx"
+    )  # fmt: skip
+    shutil.copy(read_run(finished / "run").object_path(record["artifact"]["sha256"]), path)
+    errors = []
+    for profile in ("raspberry-pi-5", written.name):
+        found = bench("predict", "--model", path.name, "--profile", profile, "--runtime", "onnxruntime", "--threads", "1", "--json",
+                      cwd=finished)  # fmt: skip
+        errors.append(abs(np.log(json.loads(found.stdout)["latency_ms"]["value"] / measured)))
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_exports_agree_with_their_parents(finished):
     for record in read_run(finished / "run").artifacts.values():
         parity = record["parity"]

@@ -115,6 +115,7 @@ def test_what_is_stored_is_what_the_published_rows_give():
     [
         (("calibrate", "--profile", "raspberry-pi-4"), "are for --from"),
         (("calibrate", "--from", "nothing-here"), "Whose measurements"),
+        (("calibrate", "--from", "nothing-here", "--profile", "raspberry-pi-4", "--check"), "--check is for"),
     ],
 )
 def test_half_a_command_is_told_what_is_missing(arguments, words):

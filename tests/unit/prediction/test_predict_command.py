@@ -77,6 +77,38 @@ def test_a_slower_power_mode_takes_longer_and_less_power(graph):
     assert slow.latency_ms.high / slow.latency_ms.low >= fast.latency_ms.high / fast.latency_ms.low
 
 
+def test_a_short_name_of_a_power_mode_will_do_and_a_gpu_has_no_threads():
+    found = run(
+        "--model",
+        "edgefit:resnet8",
+        "--profile",
+        "jetson-orin",
+        "--power-mode",
+        "15W",
+        "--threads",
+        "4",
+        "--json",
+    )
+    cell = json.loads(found.stdout)
+    assert cell["power_mode"] == "MODE_15W" and cell["threads"] == 1
+
+
+def test_a_model_that_does_not_fit_says_so(graph):
+    found = predict(
+        graph, load.load("raspberry-pi-zero2w"), Setting("litert", "fp32", batch=100_000, threads=4)
+    )
+    assert any("does not fit into the 0.5 GB" in note for note in found.notes)
+
+
+def test_int8_advice_compares_only_what_the_same_people_measured(graph):
+    """The Xavier's FP16 and INT8 are of other publications, with other toolchains; the Raspberry Pi's are of one."""
+    xavier = predict(graph, load.load("jetson-xavier"), Setting("tensorrt", "fp16")).advice
+    pi = predict(graph, load.load("raspberry-pi-4"), Setting("litert", "fp32", threads=4)).advice
+    assert not any(said.startswith("INT8 ") for said in xavier) and any(
+        said.startswith("INT8 ") for said in pi
+    )
+
+
 def test_a_calibrated_device_has_a_narrower_interval_than_an_unknown_one(graph):
     known = predict(graph, load.load("raspberry-pi-4"), Setting("litert", "int8", threads=4))
     unknown = predict(graph, load.load("raspberry-pi-5"), Setting("litert", "int8", threads=4))
@@ -177,6 +209,16 @@ def test_a_pruned_model_of_ours_is_predicted_at_its_own_widths(tmp_path):
         (("--model", "edgefit:resnet8", "--profile", "raspberry-pi-4", "--precision", "fp16"), "Cortex-A72"),
         (("--model", "edgefit:resnet8", "--profile", "jetson-xavier", "--power-mode", "TURBO"), "MODE_10W"),
         (("--model", "absent.onnx", "--profile", "jetson-xavier"), "There is no file"),
+        (("--model", "/tmp", "--profile", "jetson-xavier"), "is a folder"),
+        (
+            ("--model", "edgefit:resnet8", "--profile", "raspberry-pi-5", "--runtime", "LiteRT"),
+            "Did you mean litert",
+        ),
+        (
+            ("--model", "edgefit:resnet8", "--profile", "raspberry-pi-5", "--runtime", "tensorrt"),
+            "nothing that tensorrt runs on",
+        ),
+        (("--model", "edgefit:resnet8", "--profile", "raspberry-pi-5", "--threads", "64"), "it has 4"),
         (("--model", "timm:resnet18", "--profile", "jetson-xavier", "--input-size", "8"), ""),
     ],
 )
@@ -191,7 +233,9 @@ def test_bad_input_is_an_error_that_says_what_to_do(arguments, words):
 def test_other_kinds_of_files_are_refused(tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(b"TFL3")
-    assert "Give an ONNX file" in str(refused("--model", str(path), "--profile", "jetson-xavier"))
+    assert "Give the ONNX file of the same model" in str(
+        refused("--model", str(path), "--profile", "jetson-xavier")
+    )
 
 
 def test_the_help_of_everything_answers_without_torch():
