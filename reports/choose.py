@@ -243,9 +243,52 @@ def choose(
     refused = [(r, reasons) for r, reasons in verdict if reasons]
     if not fitting:
         raise _nothing_fits(candidates, refused, limits)
-    elsewhere = []
-    if constraints.predictions == REFUSED and target not in ("", "local", place):
-        elsewhere = [f"this is the best on {place}, which is not {target}"]
+    elsewhere = [] if host else [r for r in inside if r.status != "ok" and r.cell.host != place]
+    refused += [(r, (f"{r.status}: {r.reason or 'no reason recorded'}",)) for r in elsewhere]
+    ordered, tied = _rank(run, fitting, objective, constraints.predictions)
+    return _choice(run, constraints, objective, f"{place}, batch {size}", ordered, tied, refused, limits)
+
+
+def _rank(run: RunData, fitting: list[Row], objective: str, predictions: str) -> tuple[list[Row], list[Row]]:
+    """All that fit, the chosen one first and the others by objective; and those that tie with the best."""
+    sign = 1.0 if OBJECTIVES[objective][1] else -1.0
+
+    def cost(row: Row) -> float:
+        value = judged(_objective_quantity(row, objective), sign > 0, predictions)
+        return math.inf if value is None else sign * value
+
+    def bytes_of(row: Row) -> float:
+        value = row.metrics["size_bytes"].value
+        return math.inf if value is None else value
+
+    ordered = sorted(fitting, key=cost)
+    tied = [row for row in ordered if row is ordered[0] or _equal(run, ordered[0], row, objective)]
+    least = min(bytes_of(row) for row in tied)
+    small = [row for row in tied if bytes_of(row) <= least * (1 + SAME_SIZE)]
+    chosen = min(small, key=lambda row: (-(validation(row).value or 0.0), cost(row), bytes_of(row)))
+    return [chosen, *(row for row in ordered if row is not chosen)], [
+        row for row in tied if row is not chosen
+    ]
+
+
+def _choice(
+    run: RunData,
+    constraints: Constraints,
+    objective: str,
+    considered: str,
+    ordered: list[Row],
+    tied: list[Row],
+    refused: list[tuple[Row, tuple[str, ...]]],
+    limits: list[Limit],
+) -> Choice:
+    chosen = ordered[0]
+    name = chosen.cell.variant
+    words = [str(run.path), "--variant", name, "--runtime", chosen.cell.runtime]
+    words += [] if chosen.cell.host == "local" else ["--host", chosen.cell.host]
+    words += ["--output", f"deploy/{name}"]
+    target, place = (run.manifest.get("profile") or {}).get("name", ""), chosen.cell.host
+    apart = constraints.predictions == REFUSED and target not in ("", "local", place)
+    elsewhere = [f"this is the best on {place}, which is not {target}"] if apart else []
     command = shlex.join(["bench", "export", *words])
     return Choice(
         objective,
