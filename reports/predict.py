@@ -101,7 +101,7 @@ def render_evaluation(found: Json, full: bool) -> str:
             f"  {w['model']} at {w['size']} on {w['series']}: measured {w['measured_ms']:.3g} ms, predicted {w['predicted_ms']:.3g}"
             for w in part["worst"]
         ]
-    lines += _transfer(found.get("transfer"))
+    lines += _energy(found.get("energy")) + _transfer(found.get("transfer"))
     lines += [
         "",
         "median, MAPE: absolute relative error, mean over series. <10%, <20%: share of rows. in 90%: share of rows inside the",
@@ -109,6 +109,16 @@ def render_evaluation(found: Json, full: bool) -> str:
         "activations and parameters, on the same folds (- where a fold leaves them nothing to fit).",
     ]
     return "\n".join(lines)
+
+
+def _energy(found: Json | None) -> list[str]:
+    if not found or found["mape"] is None:
+        return []
+    return [
+        "",
+        f"energy of {found['rows']} rows on boards whose power was published, family left out: median error {found['median_ape']:.1%}, "
+        f"MAPE {found['mape']:.1%}; of the power alone {found['power_mape']:.1%}",
+    ]
 
 
 def _transfer(found: Json | None) -> list[str]:

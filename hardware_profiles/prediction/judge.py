@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.types import SCHEMA, Json, Notify
 from hardware_profiles.prediction import calibrate, evaluate, published
+from hardware_profiles.prediction.judge_energy import judge_energy
 from hardware_profiles.prediction.published import Series
 from hardware_profiles.prediction.transfer import transfer
 
@@ -45,7 +46,7 @@ def judge(path: Path, folds: Sequence[str], notify: Notify) -> Json:
         held = evaluate.hold_out(table, maker, by, shower(notify, f"leaving out one {by} at a time"))
         hits = evaluate.inside(held)
         if by == "family":
-            found["transfer"] = transfer(held)
+            found |= {"transfer": transfer(held), "energy": judge_energy(path, held)}
         series = [evaluate.figures(h, hits[h.series]) for h in held]
         found["folds"][by] = {
             "many": evaluate.MANY,

@@ -30,7 +30,7 @@ def table(tmp_path_factory):
     sizes = {"128.0", "96.0", "224.0", "227.0"}
     kept = [
         r for r in rows
-        if r["metric"] == "power_w"
+        if r["metric"] in ("power_w", "energy_j")
         or (r["canonical_model"] in NETS and r["input_size"] in sizes and "ncnn" in r["runtime"])
         or (r["canonical_model"] in NETS and r["input_size"] in sizes and r["runtime"] == "TFLite v2.7.1 (ruy)")
     ]  # fmt: skip
@@ -64,6 +64,9 @@ def test_evaluation_has_figures_for_every_series_and_both_baselines(table, monke
             )
         assert part["all"]["rows"] == sum(r["rows"] for r in part["series"])
         assert len(part["worst"]) == 3
+    energy = found["energy"]
+    assert energy["rows"] >= 3 and 0 < energy["power_mape"] < 0.5 and energy["median_ape"] < 1
+    assert set(found["transfer"]) == {"rows", "correlation", "mape", "mape_corrected"}
 
 
 def test_the_tables_for_people_have_a_row_a_runtime(table, monkeypatch):
