@@ -52,7 +52,7 @@ def predict(
     model: str, profile: str, precision: str, runtime: str, batch: int, threads: int | None, mode: str, as_json: bool,
     **options: Any,
 ) -> int:  # fmt: skip
-    """Latency, memory and energy on a device that is not here, with 90% intervals and reasons.
+    """Latency, memory and energy on a device that is not here, with intervals and reasons.
 
     From the graph of the model and facts about the device; see the README for how wrong such predictions are.
     """

@@ -1,4 +1,4 @@
-"""What a model would need on a device that is not here: latency, memory, energy, each with a 90% interval and its reasons.
+"""What a model would need on a device that is not here: latency with a 90% interval, memory and energy with bounds, and why.
 
 The latency is a sum over the kernels of the graph of what :mod:`hardware_profiles.prediction.features` counts, with
 coefficients from :mod:`hardware_profiles.prediction.coefficients`. Every quantity says ``predicted``.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ModelError
-from bench.types import Json, Profile, Quantity
+from bench.types import Profile, Quantity
 from hardware_profiles.prediction import energy, memory
 from hardware_profiles.prediction.coefficients import Coefficients, find
 from hardware_profiles.prediction.features import BYTES, TERMS, amounts, smooth
@@ -70,12 +70,6 @@ class Prediction:
     calibrated: bool
     alike: float
     notes: tuple[str, ...]
-
-    def to_json(self) -> Json:
-        from bench.types import to_json
-
-        document: Json = to_json(self)
-        return document
 
 
 def read_graph(source: Path | Any, channels: int = 3, height: int = 224, width: int = 224) -> Graph:
@@ -259,9 +253,8 @@ def describe(op: Op) -> str:
 
 def _memory(graph: Graph, setting: Setting) -> Quantity:
     value, low, high = memory.predict_mb(graph, setting.runtime, setting.precision, setting.batch)
-    return _quantity(
-        value, low, high, "MB", "weights and live activations of the graph, beyond the runtime's own"
-    )
+    how = f"{memory.use_of(setting.runtime).basis}; weights and live activations of the graph, beyond the runtime's own"
+    return Quantity(value, "MB", low, high, provenance="predicted", method=how)
 
 
 def _too_large(profile: Profile, need: Quantity) -> list[str]:
@@ -281,9 +274,9 @@ def _energy(profile: Profile, setting: Setting, latency: Quantity) -> Quantity:
     value, low, high = energy.product(
         (found.watts, found.low, found.high), (latency.value, latency.low, latency.high)
     )
-    return _quantity(
-        value / setting.batch, low / setting.batch, high / setting.batch, "mJ", f"an image; {found.how}"
-    )
+    how = f"the latency's interval with that of the power; an image; {found.how}"
+    value, low, high = (v / setting.batch for v in (value, low, high))
+    return Quantity(value, "mJ", low, high, provenance="predicted", method=how)
 
 
 # --- what would make it faster

@@ -49,7 +49,7 @@ def render_prediction(cell: Json) -> str:
     for mark, sentences in (("- ", cell["advice"]), ("note: ", cell["notes"])):
         lines += [line for s in sentences for line in _wrapped(f"  {mark}", s)]
     basis = cell["latency_ms"]["method"].rpartition("; ")[2]
-    lines += _wrapped("  * ", f"predicted, with a 90% interval; latency from {basis}")
+    lines += _wrapped("  * ", f"predicted; latency with a 90% interval, from {basis}")
     return "\n".join(lines)
 
 

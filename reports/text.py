@@ -10,10 +10,10 @@ MARKS = {"measured": "", "estimated": "~", "predicted": "*"}
 MISSING = "–"
 LEGEND = (
     "No mark: measured on that machine; ~ estimated by a model of this machine; "
-    "* predicted with a 90% interval, the device was not there; – missing, with its reason under Missing."
+    "* predicted, the device was not there (latency with a 90% interval, memory and energy with bounds); – missing, with its reason under Missing."
 )
 INTERVAL_NOTE = (
-    'Intervals are 95%. Those of latency and of "faster" say where another run falls if several processes were '
+    'Intervals of what is measured are 95%. Those of latency and of "faster" say where another run falls if several processes were '
     "timed; of one process they cover its own variation only, and another can differ by more. "
     "Accuracy changes compare the same test images in pairs."
 )

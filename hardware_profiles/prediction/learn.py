@@ -16,7 +16,7 @@ from hardware_profiles.prediction import features, fit
 from hardware_profiles.prediction.calibrate import numbers
 from hardware_profiles.prediction.coefficients import find
 from hardware_profiles.prediction.graph import Graph
-from hardware_profiles.prediction.rates import kind_of
+from hardware_profiles.prediction.rates import kind_of, named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ def learn(
     """
     series: dict[tuple[str, str, int], list[Measured]] = defaultdict(list)
     for row in rows:
-        series[row.runtime, row.precision, row.threads].append(row)
+        series[named(profile, row.runtime), row.precision, row.threads].append(row)
     tables = {
         (t["runtime"], t["precision"], t.get("threads", 1), t.get("power_mode", "")): t
         for t in profile.calibration

@@ -12,7 +12,7 @@ from hardware_profiles.prediction.graph import Graph, Op, kernels
 @dataclass(frozen=True)
 class Use:
     """``copies``: how often a runtime holds the weights (files are mapped, repacked); ``live``: the peak of activations so often;
-    ``fixed``: MB of its own for any model. ``low`` and ``high``: factors from the middle to the ends of the 90% interval.
+    ``fixed``: MB of its own for any model. ``low`` and ``high``: factors from the middle to the bounds; ``basis``: what those stand on.
     """
 
     copies: float
@@ -20,15 +20,21 @@ class Use:
     fixed: float
     low: float
     high: float
+    basis: str
 
 
+TRIED = "bounds that held all of 10 nets, fp32, on x86-64"
 USES = {
-    "onnxruntime": Use(2.6, 2.2, 15.0, 0.6, 1.75),
-    "litert": Use(1.3, 2.0, 10.0, 0.35, 1.7),
-    "": Use(1.5, 1.5, 5.0, 0.4, 3.0),
+    "onnxruntime": Use(2.6, 2.2, 15.0, 0.6, 1.75, TRIED),
+    "litert": Use(1.3, 2.0, 10.0, 0.35, 1.7, TRIED),
+    "": Use(1.5, 1.5, 5.0, 0.4, 3.0, "wide bounds by judgement: nobody measured this runtime"),
 }
 """Found with 10 nets of 2.6 to 133 million parameters, fp32, measured in fresh processes on x86-64 Linux (onnxruntime 1.32,
-LiteRT 2.3 with XNNPACK): the bounds hold all 20 values. Other runtimes: nobody published peak memory beside the net; wide."""
+LiteRT 2.3 with XNNPACK): the bounds hold all 20 values, which they were made for. No measurement stands behind the others."""
+
+
+def use_of(runtime: str) -> Use:
+    return USES.get(runtime, USES[""])
 
 
 def peak_activations(ops: Sequence[Op], inputs: int) -> int:
@@ -53,8 +59,8 @@ def peak_activations(ops: Sequence[Op], inputs: int) -> int:
 
 
 def predict_mb(graph: Graph, runtime: str, precision: str, batch: int) -> tuple[float, float, float]:
-    """Peak memory in MB (10^6 bytes) of a model beyond its runtime's own, with a 90% interval: (value, low, high)."""
-    use = USES.get(runtime, USES[""])
+    """Peak memory in MB (10^6 bytes) of a model beyond its runtime's own, with bounds: (value, low, high)."""
+    use = use_of(runtime)
     size = BYTES[precision]
     live = peak_activations(kernels(graph, residual=True), graph.inputs) * batch * size
     value = (graph.params * size * use.copies + live * use.live) / 1e6 + use.fixed

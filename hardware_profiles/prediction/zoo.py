@@ -117,7 +117,8 @@ def shufflenet_v1() -> nn.Module:
     cin = 24
     for cout, blocks in ((240, 4), (480, 8), (960, 4)):
         for i in range(blocks):
-            stride, made, middle = (2, cout - cin, cout // 4) if i == 0 else (1, cout, cout // 4)
+            stride, made = (2, cout - cin) if i == 0 else (1, cout)
+            middle = made // 4
             first = nn.Sequential(*_cbr(cin, middle, 1, groups=1 if cin == 24 else 3))
             second = nn.Sequential(
                 *_cbr(middle, middle, 3, stride, middle, act=False),
@@ -139,8 +140,8 @@ def proxylessnas_mobile() -> nn.Module:
         (288, 96, 5, 1), (288, 96, 5, 1), (576, 192, 7, 2), (1152, 192, 7, 1), (576, 192, 7, 1), (576, 192, 7, 1),
         (1152, 320, 7, 1),
     )  # fmt: skip
-    layers = _cbr(3, 32, 3, 2) + _cbr(32, 32, 3, 1, 32) + _cbr(32, 16, 1, act=False)
-    cin = 16
+    layers = _cbr(3, 32, 3, 2) + _cbr(32, 32, 3, 1, 32) + _cbr(32, 32, 1, act=False)
+    cin = 32
     for middle, cout, kernel, stride in plan:
         block = nn.Sequential(
             *_cbr(cin, middle, 1),

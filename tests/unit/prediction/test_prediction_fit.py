@@ -252,7 +252,7 @@ def test_throughput_becomes_the_time_of_a_call():
     ("name", "size", "gmacs"),
     [
         ("mobilenet_v1_1.0", 224, 0.569), ("mobilenet_v1_0.25", 128, 0.014), ("mobilenet_v2_1.4", 224, 0.582),
-        ("alexnet", 227, 0.7291), ("alexnet", 224, 0.71), ("resnet50", 224, 4.11), ("squeezenet1_1", 224, 0.35),
+        ("proxylessnas_gpu?", 224, 0.33), ("alexnet", 227, 0.7291), ("alexnet", 224, 0.71), ("resnet50", 224, 4.11), ("squeezenet1_1", 224, 0.35),
         ("timm:mobilenetv3_small_100", 224, 0.06), ("shufflenet_v2_x0_5", 224, 0.04),
     ],
 )  # fmt: skip
@@ -308,6 +308,17 @@ def test_a_slower_power_mode_has_lower_rates():
         rates.rates(xavier, "litert", "fp32", 8, "MODE_10W").gmacs
         < rates.rates(xavier, "litert", "fp32", 8).gmacs / 4
     )
+
+
+@pytest.mark.parametrize(
+    ("board", "mode", "share"),
+    [("jetson-agx-xavier", "MODE_30W_ALL", 1600 / 2133), ("jetson-agx-orin-32gb", "MODE_15W", 2133 / 3200)],
+)
+def test_a_mode_with_a_slower_memory_clock_has_its_share_of_the_bandwidth(board, mode, share):
+    """The clock of the mode that holds nothing back is not listed: it follows from the bandwidth and the bus."""
+    profile = load.load(board)
+    full, slow = (rates.rates(profile, "tensorrt", "fp16", 1, m).gbs for m in ("", mode))
+    assert slow / full == pytest.approx(share, rel=0.01)
 
 
 def test_more_threads_help_less_than_in_proportion():
