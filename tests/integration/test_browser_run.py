@@ -6,6 +6,7 @@ import http.server
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,8 +105,13 @@ def measured(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Measured:
 
 def folder_of(worker: Worker) -> Path:
     """The worker's own folder for temporary files, in which the browser keeps its profile."""
-    environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
-    return Path(next(e for e in environment if e.startswith(b"TMPDIR=")).decode().partition("=")[2])
+    until = time.monotonic() + 10.0
+    said = Path(f"/proc/{worker.pid}/environ")
+    while not (environment := said.read_bytes()):  # Linux fills it a moment after exec
+        assert time.monotonic() < until, "the worker's process never had an environment"
+        time.sleep(0.01)
+    folder = next(e for e in environment.split(b"\0") if e.startswith(b"TMPDIR="))
+    return Path(folder.decode().partition("=")[2])
 
 
 def test_short_calls_share_a_sample_and_give_no_percentiles(measured: Measured) -> None:
