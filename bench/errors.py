@@ -103,10 +103,10 @@ def missing_extra(package: str, extra: str, why: str) -> MissingError:
     )
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``Did you mean ...?`` with the closest known names, or the whole list when nothing is close."""
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """``Did you mean ...?`` with the closest known names; when nothing is close ``otherwise``, or the whole list."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(close) + "?"
-    return "Known: " + ", ".join(names)
+    return otherwise or "Known: " + ", ".join(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import json
@@ -63,11 +64,8 @@ def build_with_notes(
     pretrained = weights == PRETRAINED
     kind, _, name = arch.partition(":")
     if not name or kind not in ("edgefit", "timm", "torchvision", "py"):
-        known = [f"edgefit:{n}" for n in nets.NAMES]
-        raise ModelError(
-            f"There is no model {arch!r}",
-            todo=f"{nearest(arch, known)} Others are timm:NAME, torchvision:NAME and py:file.py:factory",
-        )
+        others = "Others are timm:NAME, torchvision:NAME and py:file.py:factory"
+        raise ModelError(f"There is no model {arch!r}", todo=f"{_whose(arch)} {others}")
     if pretrained and kind in ("edgefit", "py"):
         raise ModelError(f"{arch} has no pretrained weights of its own", todo="Give a file with --weights")
     notes: tuple[str, ...] = ()
@@ -121,8 +119,22 @@ def _timm(name: str, classes: int, channels: int, pretrained: bool) -> nn.Module
 
 def _nearest_of_many(name: str, known: list[str]) -> str:
     """Like :func:`bench.errors.nearest`, for libraries with too many names to list."""
-    close = nearest(name, known)
-    return close if close.startswith("Did you mean") else f"It has {len(known)} others; see its documentation"
+    return nearest(name, known, f"It has {len(known)} others; see its documentation")
+
+
+def _whose(name: str) -> str:
+    """What a name without its library may have meant: the library that has it, else our own nets nearest to it."""
+    with contextlib.suppress(ImportError):
+        import timm
+
+        if timm.is_model(name):
+            return f"Did you mean timm:{name}?"
+    with contextlib.suppress(ImportError):
+        import torchvision
+
+        if name in torchvision.models.list_models(module=torchvision.models):
+            return f"Did you mean torchvision:{name}?"
+    return nearest(name, [f"edgefit:{n}" for n in nets.NAMES])
 
 
 def _torchvision(

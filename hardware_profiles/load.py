@@ -115,7 +115,10 @@ def load(name: str) -> Profile:
         if name in aliases:
             return validate(FOLDER / f"{profile}.toml")
     called = [*known, *(a for aliases in known.values() for a in aliases)]
-    raise ConfigError(f"There is no profile named {check.shown(name)}", todo=nearest(name, called))
+    raise ConfigError(
+        f"There is no profile named {check.shown(name)}",
+        todo=nearest(name, called, "`bench profiles list` shows all"),
+    )
 
 
 def validate(path: Path) -> Profile:

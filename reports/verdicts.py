@@ -41,6 +41,8 @@ EACH = 3
 """So many variants have their own cause named in a line about many."""
 
 FASTER, SLOWER, SAME = "faster", "slower", "no measurable difference"
+UNSURE = "the prediction cannot tell"
+"""What SAME is called where one of the two latencies is a prediction: nobody looked for a difference."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class Verdict:
     @property
     def win(self) -> bool:
         return self.outcome == FASTER
+
+    @property
+    def said(self) -> str:
+        """The outcome in words: two predictions measure no difference."""
+        return UNSURE if self.outcome == SAME and self.ratio.provenance == "predicted" else self.outcome
 
     @property
     def cause(self) -> str:
@@ -166,7 +173,7 @@ def _speed(verdict: Verdict) -> str:
     if not verdict.outcome:
         return "not timed"
     why = f" because {verdict.cause}" if verdict.cause else ""
-    return f"no win on this runtime{why} ({' '.join(filter(None, (value, bounds)))}, {verdict.outcome})"
+    return f"no win on this runtime{why} ({' '.join(filter(None, (value, bounds)))}, {verdict.said})"
 
 
 def _size(smaller: Quantity) -> str:
@@ -234,8 +241,8 @@ def _no_win(what: str, where: str, group: list[Verdict]) -> str:
     """One sentence about one kind of change at one place where not everything became faster."""
     wins = [v for v in group if v.win]
     parts = [f"faster: {_named(wins)}"] if wins else []
-    for said in (SAME, SLOWER):
-        some = [v for v in group if v.outcome == said]
+    for said in (SAME, UNSURE, SLOWER):
+        some = [v for v in group if v.said == said]
         if some:
             parts.append(f"{said}: {_named(some)}")
     title = "no win" if not wins else f"a win in {len(wins)} of {len(group)}"
@@ -289,7 +296,11 @@ def lines(found: list[Verdict]) -> list[str]:
 
 def _unexplained(found: list[Verdict]) -> list[str]:
     """Where to look when nothing recorded explains a missing gain, on runtimes that can be looked into."""
-    lost = [v.row.cell for v in found if not v.win and not v.causes and v.row.cell.runtime in PROFILED]
+    lost = [
+        v.row.cell
+        for v in found
+        if not v.win and not v.causes and v.row.cell.runtime in PROFILED and v.ratio.provenance != "predicted"
+    ]
     if not lost:
         return []
     names = list(dict.fromkeys(f"{cell.variant} on {cell.runtime}" for cell in lost))

@@ -62,6 +62,8 @@ def test_other_families_take_grey_images_and_any_class_count(arch: str, tmp_path
     [
         ("edgefit:resnet21", "Did you mean .*resnet20"),
         ("resnet20", "Did you mean edgefit:resnet20"),
+        ("resnet18", "Did you mean timm:resnet18"),
+        ("vgg16_typo", "Others are timm:NAME"),
         ("edgefit:", "no model"),
         ("edgefit:resnet20x99", "width factor"),
         ("timm:resnet18x", "Did you mean"),

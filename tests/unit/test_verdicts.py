@@ -83,6 +83,23 @@ def test_no_win_is_said_with_its_causes_and_the_ratio(
     assert "(0.99x [0.98, 1.01], no measurable difference)" in line
 
 
+def test_predictions_measure_no_difference_and_are_not_explained_here(
+    found: dict[tuple[str, str], verdicts.Verdict],
+) -> None:
+    measured = dataclasses.replace(found["teacher-pruned", "onnxruntime"], causes=())
+    predicted = dataclasses.replace(
+        measured, ratio=dataclasses.replace(measured.ratio, provenance="predicted")
+    )
+    assert "no measurable difference" not in verdicts.sentence(predicted)
+    assert "the prediction cannot tell" in verdicts.sentence(predicted)
+    assert verdicts.to_json(predicted)["outcome"] == "no measurable difference"
+    assert any("bench explain" in line for line in verdicts.lines([measured]))
+    said = verdicts.lines([predicted])
+    assert len(said) == 1 and said[0].startswith(
+        "pruned on onnxruntime: no win (the prediction cannot tell: "
+    )
+
+
 def test_a_device_that_was_not_there_gets_size_and_accuracy_but_no_speed(
     found: dict[tuple[str, str], verdicts.Verdict],
 ) -> None:
