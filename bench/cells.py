@@ -21,6 +21,7 @@ from bench.errors import EdgefitError, StoreError, WorkerError
 from bench.foretell import Foreteller
 from bench.hosts import open_host
 from bench.hosts.base import HostRefused, HostUnreachable
+from bench.measure.accuracy import ONLY as ACCURACY_ONLY
 from bench.measure.latency import all_missing
 from bench.measure.power import EnergySource, open_source
 from bench.measure.processes import measure_processes
@@ -28,12 +29,11 @@ from bench.plan import Plan, PlannedCell
 from bench.preflight import Prepared
 from bench.runtimes.base import CellJob, Runtime
 from bench.store import Run, no_space, write_atomic
-from bench.types import Artifact, Json, Notify, Protocol, Quantity, to_json
+from bench.types import Artifact, Json, Notify, Quantity, to_json
 
 MOST_WAITING = 8
 WAITING_MB = 400
 """What a worker takes that has imported torch and waits (about 350 MB, much of it shared)."""
-ACCURACY_ONLY = Protocol(processes=1, half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
 Slot = tuple[PlannedCell, int]
 """A cell and the number of one of its processes."""
 

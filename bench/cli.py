@@ -16,6 +16,7 @@ import click
 
 from bench import (
     cli_explain,
+    cli_gate,
     cli_hosts,
     cli_info,
     cli_measure,
@@ -310,7 +311,7 @@ def choose(
 
 for _command in (
     *cli_steps.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
-    *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
+    *cli_gate.COMMANDS, *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)
 cli.add_command(cli_hosts.hosts, "host")

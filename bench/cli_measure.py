@@ -268,7 +268,7 @@ def sweep(file: Path, as_json: bool, **rest: Any) -> int:
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--comparisons", default=5, show_default=True, type=click.IntRange(1, 1000))
 @click.option(
-    "--pairs", default=10, show_default=True, type=click.IntRange(2, 1000), help="Of each comparison."
+    "--pairs", default=10, show_default=True, type=click.IntRange(8, 1000), help="Of each comparison."
 )
 @click.option("--gate", default="3%", show_default=True, help="The change that matters.")
 @_seed

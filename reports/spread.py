@@ -26,7 +26,7 @@ def steadied(records: Sequence[Json], found: Sequence[dict[str, Quantity]]) -> l
         records: cells of one run.
         found: their metrics, in the same order.
     """
-    values = [_values(record) for record in records]
+    values = [process_values(record) for record in records]
     places = [(r["cell"]["runtime"], r["cell"]["host"]) for r in records]
     groups: dict[tuple[Place, str], list[int]] = defaultdict(list)
     for i, named in enumerate(values):
@@ -59,7 +59,7 @@ def _within(record: Json) -> float:
     return max((p.get("half_width") or 0.0 for p in _processes(record)), default=0.0)
 
 
-def _values(record: Json) -> dict[str, list[float]]:
+def process_values(record: Json) -> dict[str, list[float]]:
     """Each metric's values in the processes of a cell, where there are several and all of them are known."""
     processes = _processes(record)
     names = dict.fromkeys(name for p in processes for name in p.get("values") or ())

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.stats import wilson
-from bench.types import Json, Quantity
+from bench.types import Json, Protocol, Quantity
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 TOP = 5
+ONLY = Protocol(processes=1, half_width=0.5, min_runs=6, max_seconds=0.05, warmup_seconds=0.0)
+"""How a file is timed where only its answers to the images matter."""
 
 
 def accuracy_quantity(correct: int, n: int, method: str) -> Quantity:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import runtimes
 from bench.errors import EdgefitError, MissingError, ModelError, UsageError, WorkerError
@@ -19,6 +19,10 @@ from bench.measure.processes import measure_processes
 from bench.runtimes.base import CellJob, Runtime, WorkerResult
 from bench.steps import DataOptions
 from bench.types import SCHEMA, Artifact, Json, Notify, Protocol, Quantity, TensorSpec, to_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DESCRIBE_SECONDS = 300.0
 """A runtime may take so long to read a large file."""
@@ -199,6 +203,37 @@ def measure_file(
     }
 
 
+def answer(
+    path: Path, opened: Opened, data: str, seed: int = 0, threads: int = 1
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which test images a file classifies right on its runtime, and their labels; both (n,).
+
+    Raises:
+        UsageError: images that it cannot be fed.
+        WorkerError: the runtime could not run it.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        bounds = write_images(opened.artifact, data, seed, folder, path)
+        judge = _Judge(opened, Feeding(), bounds, folder)
+        job = CellJob(
+            opened.artifact,
+            path,
+            folder,
+            1,
+            threads,
+            opened.device,
+            accuracy.ONLY,
+            folder / "images.npy",
+            predict=True,
+        )
+        result = opened.runtime.measure(job, open_host("local"), lambda event, details: None)
+        if result.outputs is None:
+            raise WorkerError(f"{path.name} could not answer on {opened.runtime.name}", result.reason)
+        logits, labels, _ = judge.read(result.outputs)
+        return logits.argmax(1) == labels, labels
+
+
 def measure_everywhere(path: Path, **options: Any) -> Json:
     """Measure one artifact on every runtime that is here and takes it, one after the other.
 
@@ -285,7 +320,8 @@ class _Judge:
         classes = tuple(self._bounds["classes"])
         return match_classes(count, artifact.labels, classes, self._said.label_offset, artifact.filename)
 
-    def __call__(self, outputs: Path) -> tuple[Quantity, Json, tuple[str, ...]]:
+    def read(self, outputs: Path) -> tuple[Any, Any, tuple[str, ...]]:
+        """Of the test images: logits of the data's classes (n, classes), labels (n,), and notes."""
         import numpy as np
 
         logits, labels = np.load(outputs), np.load(self._folder / "labels.npy")
@@ -294,7 +330,10 @@ class _Judge:
             logits = np.log(np.maximum(logits, 1e-12))
             notes = (*notes, "the model answers probabilities: their logarithms are taken for logits")
         test = slice(*self._bounds["test"])
-        chosen, truth = logits[test][:, columns], labels[test]
+        return logits[test][:, columns], labels[test], notes
+
+    def __call__(self, outputs: Path) -> tuple[Quantity, Json, tuple[str, ...]]:
+        chosen, truth, notes = self.read(outputs)
         found = accuracy.metrics(chosen, truth, list(self._bounds["classes"]))
         right = int((chosen.argmax(1) == truth).sum())
         how = f"test images, {self._opened.runtime.name} on this machine"

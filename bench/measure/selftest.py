@@ -188,7 +188,7 @@ def to_document(result: SelfTest, what: Json, machine: Json) -> Json:
             method="change found with a power of 80% at this noise; never below the gate",
         ).to_json(),
         "comparisons": [to_json(c) for c in result.comparisons],
-        "pairs": [to_json(pair) for pair in result.pairs],
+        "pairs": [{key: getattr(p, key) for key in ("ratio", "base_ms", "head_ms")} for p in result.pairs],
         "advice": list(advice(result)),
         "environment": machine,
     }  # fmt: skip

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import WorkerError
 from bench.runtimes.base import CellJob, Runtime
-from bench.types import Json, Notify
+from bench.types import Json, Notify, Quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +43,16 @@ def orders(pairs: int, seed: int) -> list[Order]:
 
 @dataclass(frozen=True)
 class TimedPair:
-    """``ratio``: head against base, from turns next to each other. Medians of all calls in ms."""
+    """``ratio``: head against base, from turns next to each other. Medians of all calls in ms.
+
+    ``memory``: peak of base and of head above their runtime's own (MB). Energy is not here: a meter of the machine cannot tell
+    two programs apart that work by turns.
+    """
 
     ratio: float
     base_ms: float
     head_ms: float
+    memory: tuple[Quantity, Quantity] | None = None
 
 
 def time_pair(sides: Mapping[str, tuple[Runtime, CellJob]], order: Order, host: Host) -> TimedPair:
@@ -67,14 +72,15 @@ def time_pair(sides: Mapping[str, tuple[Runtime, CellJob]], order: Order, host: 
             worker = stack.enter_context(runtime.start(host, job.threads, job.protocol.cpus))
             work[side] = partial(_time, runtime, job, host, worker)
         found = by_turns(work, order)
-    base, head = found["base"], found["head"]
-    return TimedPair(ratio(base, head), *(_median_ms(turns) for turns in (base, head)))
+    (base, of_base), (head, of_head) = found["base"], found["head"]
+    memory = (of_base["memory_mb"], of_head["memory_mb"])
+    return TimedPair(ratio(base, head), _median_ms(base), _median_ms(head), memory)
 
 
 def _time(
     runtime: Runtime, job: CellJob, host: Host, worker: Worker, notify: Notify
-) -> list[NDArray[np.float64]]:
-    """The samples of each turn of one side."""
+) -> tuple[list[NDArray[np.float64]], dict[str, Quantity]]:
+    """The samples of each turn of one side, and what else was measured of its process."""
     import numpy as np
 
     protocol = replace(job.protocol, half_width=1e-9)  # both sides end together, at the cap
@@ -82,7 +88,8 @@ def _time(
     if result.samples is None:
         raise WorkerError(f"{job.path.name} could not be timed on {runtime.name}", result.reason)
     samples = np.load(result.samples, allow_pickle=False)
-    return [turn for turn in np.split(samples, result.runtime.get("turns", [])) if len(turn)]
+    turns = [turn for turn in np.split(samples, result.runtime.get("turns", [])) if len(turn)]
+    return turns, result.metrics
 
 
 def _median_ms(turns: Sequence[NDArray[np.float64]]) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import wilcoxon
 
 from bench.measure import paired
 from bench.stats import pooled_spread, process_interval
@@ -54,17 +55,49 @@ def test_equal_on_a_quiet_machine_is_same_and_on_a_noisy_one_is_not_known() -> N
 
 
 @settings(deadline=None)
-@given(st.lists(positive, min_size=2, max_size=30))
+@given(st.lists(positive, min_size=8, max_size=30))
 def test_the_estimate_lies_in_its_interval_and_swapping_turns_the_answer_round(ratios: list[float]) -> None:
     one, swapped = paired.compare(ratios), paired.compare([1 / r for r in ratios])
     assert one.low <= one.ratio * (1 + 1e-9) and one.ratio <= one.high * (1 + 1e-9)
     assert math.log(swapped.ratio) == pytest.approx(-math.log(one.ratio), abs=1e-9)
+    assert swapped.p == pytest.approx(one.p) and 0 < one.p <= 1
 
 
-@pytest.mark.parametrize(("ratios", "gate"), [([1.0], 0.03), ([1, 0], 0.03), ([1, 2], 0)])
+@pytest.mark.parametrize(("ratios", "gate"), [([1.0] * 7, 0.03), ([1.0] * 9 + [0], 0.03), ([1.0] * 10, 0)])
 def test_what_cannot_be_compared_is_refused(ratios: list[float], gate: float) -> None:
     with pytest.raises(ValueError, match="no comparison"):
         paired.compare(ratios, gate)
+
+
+@given(st.lists(st.floats(-1, 1).filter(lambda v: abs(v) > 1e-3), min_size=8, max_size=12, unique_by=abs))
+def test_signed_ranks_are_those_of_scipy(logs: list[float]) -> None:
+    found = paired.signed_rank_p(np.array(logs))
+    assert found == pytest.approx(wilcoxon(logs, method="exact").pvalue)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=8, max_size=20), st.sampled_from([0.95, 0.99]))
+def test_the_interval_excludes_no_change_only_where_the_test_does(
+    logs: list[float], confidence: float
+) -> None:
+    _, low, high = paired.signed_rank_interval(np.array(logs), confidence)
+    if low > 0 or high < 0:
+        assert paired.signed_rank_p(np.array(logs)) <= (1 - confidence) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.99, 0.99875])
+def test_an_interval_exists_from_the_least_number_of_pairs_on(confidence: float) -> None:
+    n = paired.least_pairs(confidence)
+    assert paired.signed_rank_interval(np.arange(n) * 1.0, confidence)[1:] == (0, n - 1)
+    with pytest.raises(ValueError, match="no interval"):
+        paired.signed_rank_interval(np.arange(n - 1) * 1.0, confidence)
+
+
+def test_one_pair_gone_wrong_does_not_hide_a_slower_program() -> None:
+    ratios = [1.05 + 0.001 * i for i in range(20)]
+    ratios[5] = 0.5
+    found = paired.compare(ratios)
+    assert found.verdict == "REGRESSED" and found.t_low < 1 < found.low
 
 
 @pytest.mark.parametrize("k", [3, 5, 10])

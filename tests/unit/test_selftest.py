@@ -58,10 +58,10 @@ def test_two_hundred_comparisons_of_a_program_with_itself_raise_two_alarms_at_mo
 
 def test_the_document_is_json_with_quantities(tmp_path) -> None:
     calls: list[tuple[int, int]] = []
-    found = selftest.run(machine(0.01), comparisons=2, pairs=3, notify=lambda n, of: calls.append((n, of)))
+    found = selftest.run(machine(0.01), comparisons=2, pairs=8, notify=lambda n, of: calls.append((n, of)))
     document = json.loads(json.dumps(selftest.to_document(found, {"file": "m.onnx"}, {}), allow_nan=False))
     assert document["false_alarms"]["value"] == 0 and document["false_alarms"]["n"] == 2
-    assert calls[-1] == (12, 12) and len(document["pairs"]) == 6
+    assert calls[-1] == (32, 32) and len(document["pairs"]) == 16
 
 
 def test_the_standard_model_runs_and_does_not_fold_away(tmp_path) -> None:

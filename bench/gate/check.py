@@ -1,0 +1,290 @@
+"""The check: two sides, the metrics that matter, and one line for each. Nothing here prints."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench import errors
+from bench.errors import UsageError
+from bench.gate import baseline, lines, pairwise, revisions
+from bench.gate.fingerprint import differences
+from bench.gate.lines import FAILED, Checked, Line
+from bench.gate.sides import Answers, Side, Source, Subject, from_file, from_run, shared
+from bench.gate.thresholds import METRICS, Settings, Thresholds
+from bench.measure import environment
+from bench.measure.feeding import Feeding
+from bench.types import Notify, Quantity
+
+GIT = "git:"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the sides are read and measured.
+
+    ``recorded``: compare numbers even where both artifacts are here. ``session``: relative deviation between sessions of
+    this history, and how many told it (:mod:`bench.history`).
+    """
+
+    runtime: str = ""
+    batch: int = 1
+    threads: int = 1
+    data: str = ""
+    seed: int = 0
+    budget: float = pairwise.BUDGET
+    allow_mismatch: bool = False
+    allow_missing: bool = False
+    recorded: bool = False
+    session: tuple[float, int] | None = None
+    feeding: Feeding = field(default_factory=Feeding)
+
+
+def open_source(
+    text: str, options: Options, settings: Settings | None = None, beside: str = "", name: str = ""
+) -> Source:
+    """A side by its name: a run, a model file, a baseline or a report in JSON, or ``git:REVISION[:FILE]``.
+
+    Args:
+        beside: the other side's name: the file that a revision without one means.
+        name: what its subject is called, where it is a file.
+
+    Raises:
+        EdgefitError: whatever is wrong with it.
+    """
+    from bench.store import read_run
+    from bench.terminal import find_run
+
+    if text.startswith(GIT):
+        revision, _, inside = text[len(GIT) :].partition(":")
+        path = Path(inside or beside)
+        if not inside and (not beside or (Path(beside) / "manifest.json").exists()):
+            raise UsageError(
+                f"{text} does not say which file", todo="Write git:REVISION:FILE, or check a file"
+            )
+        there, commit = revisions.file_at(revision, path, settings.build if settings else "")
+        found = from_file(
+            there, options.runtime, options.batch, options.threads, name or path.stem, options.feeding
+        )
+        return replace(found, title=f"{path} at {revision} ({commit[:9]})", commit=commit)
+    path = Path(text)
+    if path.suffix == ".json":
+        return baseline.read(path)
+    if path.is_file() or (path.suffix and not path.is_dir() and "/" in text):
+        return from_file(path, options.runtime, options.batch, options.threads, name, options.feeding)
+    return from_run(read_run(find_run(text)), options.runtime)
+
+
+def check(base: Source, head: Source, wanted: Thresholds, options: Options, notify: Notify) -> Checked:
+    """Judge every metric of every subject that both sides have.
+
+    Raises:
+        UsageError: nothing in common, a subject of the base that the head lacks, numbers of another machine, or a metric that
+            nobody measured.
+    """
+    start = time.monotonic()
+    both, only_base, only_head = shared(base, head)
+    if only_base and not options.allow_missing:
+        raise UsageError(
+            f"{head.title} lacks {len(only_base)} of what {base.title} has", ", ".join(s.label for s in only_base[:5]),
+            "Measure it too, make a new baseline, or give --allow-missing",
+        )  # fmt: skip
+    exact, noisy = _split(both, base, head, wanted, options, notify)
+    notes: list[str] = []
+    paired = {
+        s: g for s, g in noisy.items() if _both_here(base.sides[s], head.sides[s]) and not options.recorded
+    }
+    old = {s: g for s, g in noisy.items() if s not in paired}
+    found = [*exact, *_recorded(old, base, head, options, notes, notify)]
+    with tempfile.TemporaryDirectory(prefix="edgefit-gate-") as folder:
+        timed = []
+        for number, (subject, gates) in enumerate(paired.items()):
+            by_pairs = {m: g for m, g in gates.items() if METRICS[m].pairs}
+            place = Path(folder) / str(number)
+            timed.append(
+                pairwise.open_pairs(
+                    subject, base.sides[subject], head.sides[subject], by_pairs, place, options.seed + number
+                )
+            )
+            rest = {m: g for m, g in gates.items() if m not in by_pairs}
+            found += _recorded({subject: rest} if rest else {}, base, head, options, notes, notify)
+        found += pairwise.measure(timed, found, options.budget, notify)
+    _require_known(found, wanted)
+    order = {s: i for i, s in enumerate(both)}
+    names = list(METRICS)
+    judged = sorted(lines.together(found), key=lambda line: (order[line.subject], names.index(line.metric)))
+    return Checked(tuple(judged), tuple(only_base), tuple(only_head), tuple(notes), time.monotonic() - start)
+
+
+def _both_here(base: Side, head: Side) -> bool:
+    return base.path is not None and head.path is not None
+
+
+def _split(
+    both: Sequence[Subject], base: Source, head: Source, wanted: Thresholds, options: Options, notify: Notify
+) -> tuple[list[Line], dict[Subject, dict[str, float]]]:
+    """The lines that are known without timing, and what is to be timed of each subject."""
+    found: list[Line] = []
+    noisy: dict[Subject, dict[str, float]] = {}
+    for subject in both:
+        one, other = base.sides[subject], head.sides[subject]
+        same = bool(one.artifact.sha256) and one.artifact.sha256 == other.artifact.sha256
+        for name, gate in wanted.of(subject.name).items():
+            if same and not options.recorded and (METRICS[name].pairs or not METRICS[name].noisy):
+                found.append(lines.exact(subject, name, gate, one, other))
+            elif name == "size":
+                found.append(_size(subject, gate, one, other))
+            elif name == "accuracy":
+                line = _accuracy(
+                    subject, gate, one, other, options.data or base.data or head.data, options, notify
+                )
+                if line is not None or name in wanted.explicit:
+                    found.append(
+                        line or _unknown(subject, name, gate, "no answers to the same images: give --data")
+                    )
+            else:
+                noisy.setdefault(subject, {})[name] = gate
+    return found, noisy
+
+
+def _unknown(subject: Subject, name: str, gate: float, reason: str) -> Line:
+    none = Quantity.missing(reason)
+    return Line(subject, name, "recorded", gate, none, none, none, "INCONCLUSIVE", note=reason)
+
+
+def _size(subject: Subject, gate: float, base: Side, head: Side) -> Line:
+    if not all(side.numbers.get("size_bytes", Quantity(None)).value for side in (base, head)):
+        return _unknown(subject, "size", gate, "a size is not recorded")
+    return lines.exact(subject, "size", gate, base, head)
+
+
+def _accuracy(
+    subject: Subject, gate: float, base: Side, head: Side, data: str, options: Options, notify: Notify
+) -> Line | None:
+    """From the answers to the same images, asked for now where they were not stored; None where nobody has them."""
+    sides = [_answered(subject, side, data, options, notify) for side in (base, head)]
+    if sides[0] is None or sides[1] is None:
+        return None
+    if sides[0].images != sides[1].images:
+        return _unknown(subject, "accuracy", gate, "the two were tested on different images")
+    return lines.accuracy(subject, gate, sides[0], sides[1])
+
+
+def _answered(subject: Subject, side: Side, data: str, options: Options, notify: Notify) -> Answers | None:
+    if side.answers is not None or side.path is None or not data:
+        return side.answers
+    from bench.measure.artifact import Opened, answer, pick_runtime
+
+    notify("item", {"name": f"{subject.label}: answers to the test images of {data}", "done": False})
+    runtime, device = pick_runtime(side.artifact, subject.runtime)
+    right, labels = answer(
+        side.path, Opened(side.artifact, runtime, device), data, options.seed, subject.threads
+    )
+    return Answers.of(right, labels)
+
+
+def _recorded(
+    wanted: dict[Subject, dict[str, float]],
+    base: Source,
+    head: Source,
+    options: Options,
+    notes: list[str],
+    notify: Notify,
+) -> list[Line]:
+    """Numbers of two times, from machines of one kind."""
+    if not wanted:
+        return []
+    machine = head.machine or environment.describe()
+    unlike = differences(base.machine, machine, {s.runtime for s in wanted})
+    if unlike and not options.allow_mismatch:
+        raise UsageError(
+            "The numbers of the base are from another environment", "; ".join(unlike),
+            "Compare artifacts that are both here, make a new baseline on this machine, or give --allow-mismatch",
+        )  # fmt: skip
+    notes += [
+        f"environments differ: {text}" for text in unlike if f"environments differ: {text}" not in notes
+    ]
+    found = []
+    for subject, gates in wanted.items():
+        side = _measured(subject, head.sides[subject], notify)
+        found += [
+            lines.recorded(subject, m, gate, base.sides[subject], side, options.session)
+            for m, gate in gates.items()
+        ]
+    return found
+
+
+def _measured(subject: Subject, side: Side, notify: Notify) -> Side:
+    """A file's numbers, measured now where there are none."""
+    if "latency_ms" in side.numbers or side.path is None:
+        return side
+    numbers, processes = measure(subject, side, notify)
+    return replace(side, numbers=side.numbers | numbers, processes=processes)
+
+
+def measure(
+    subject: Subject, side: Side, notify: Notify
+) -> tuple[dict[str, Quantity], dict[str, list[float]]]:
+    """What `bench measure` finds of a file: the metrics, and their values in each process.
+
+    Raises:
+        WorkerError: it could not be measured.
+    """
+    from bench.measure.artifact import measure_file
+    from bench.types import Protocol
+    from reports.spread import process_values
+
+    assert side.path is not None
+    notify("item", {"name": f"{subject.label}: measuring", "done": False})
+    cell = measure_file(
+        side.path, runtime=subject.runtime, data="", batch=subject.batch, threads=subject.threads, seed=0,
+        protocol=Protocol(max_seconds=5.0), notify=lambda event, details: None,
+    )  # fmt: skip
+    if cell["status"] != "ok":
+        raise errors.WorkerError(f"{subject.label} could not be measured", cell["reason"])
+    found = {
+        m.key: Quantity.from_json(cell[m.key]) for m in METRICS.values() if isinstance(cell.get(m.key), dict)
+    }
+    known = {key: quantity for key, quantity in found.items() if quantity.value is not None}
+    return known, process_values({"runtime": cell["environment"]["runtime"]})
+
+
+def _require_known(found: Sequence[Line], wanted: Thresholds) -> None:
+    """Raises UsageError for a metric that was asked for and that nobody measured anywhere."""
+    for name in wanted.explicit:
+        own = [line for line in found if line.metric == name]
+        if own and all(line.change.value is None for line in own):
+            failed = [line for line in own if line.verdict == FAILED]
+            if failed:
+                continue
+            raise UsageError(
+                f"Nobody measured {name}",
+                own[0].note or own[0].change.reason,
+                "Leave it out, or measure it on both sides",
+            )
+
+
+def exit_code(checked: Checked, allow_inconclusive: bool = False) -> int:
+    """0 nothing got worse, 4 something did, 5 not known, 1 something could not be measured."""
+    verdicts = {line.verdict for line in checked.lines}
+    if FAILED in verdicts:
+        return errors.EXIT_INTERNAL
+    if "REGRESSED" in verdicts:
+        return errors.EXIT_REGRESSED
+    if "INCONCLUSIVE" in verdicts and not allow_inconclusive:
+        return errors.EXIT_INCONCLUSIVE
+    return errors.EXIT_DONE
+
+
+def complete(source: Source, data: str, options: Options, notify: Notify) -> Source:
+    """A side with all that a baseline keeps: its files are measured and asked for their answers where that was not done."""
+    sides = {}
+    for subject, side in source.sides.items():
+        full = _measured(subject, side, notify)
+        sides[subject] = replace(full, answers=_answered(subject, full, data or source.data, options, notify))
+    return replace(
+        source, sides=sides, machine=source.machine or environment.describe(), data=data or source.data
+    )

@@ -1,0 +1,172 @@
+"""The two sides of a check: what is judged, and what each side knows of it.
+
+A side comes from a run, a model file, a file in a git revision (:mod:`bench.gate.revisions`) or a stored baseline
+(:mod:`bench.gate.baseline`). Where it still has the artifact, the artifact is measured now; else its numbers count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import StoreError, UsageError
+from bench.types import Artifact, Json, Quantity
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bench.measure.feeding import Feeding
+    from bench.store import RunData
+
+
+@dataclass(frozen=True, order=True)
+class Subject:
+    """One thing that is judged: a variant (or a model file) at one place."""
+
+    name: str
+    runtime: str
+    batch: int = 1
+    threads: int = 1
+
+    @property
+    def label(self) -> str:
+        more = [f"batch {self.batch}"] if self.batch > 1 else []
+        more += [f"{self.threads} threads"] if self.threads > 1 else []
+        return f"{self.name} on {self.runtime}" + (f" ({', '.join(more)})" if more else "")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which test images were answered right: bool (n,), and a digest of their labels in order."""
+
+    right: NDArray[np.bool_]
+    images: str
+
+    @classmethod
+    def of(cls, right: NDArray[np.bool_], labels: NDArray[np.int64]) -> Answers:
+        return cls(right, hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()[:12])
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side knows of a subject. ``path`` is None where the artifact is not here any more.
+
+    ``processes``: metric -> its value in each process.
+    """
+
+    artifact: Artifact
+    path: Path | None = None
+    numbers: dict[str, Quantity] = field(default_factory=dict)
+    answers: Answers | None = None
+    processes: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One side of a check. ``machine``: where its numbers were measured (:func:`bench.measure.environment.describe`)."""
+
+    title: str
+    sides: dict[Subject, Side]
+    machine: Json = field(default_factory=dict)
+    commit: str = ""
+    data: str = ""
+
+
+def from_file(
+    path: Path, runtime: str, batch: int = 1, threads: int = 1, name: str = "", feeding: Feeding | None = None
+) -> Source:
+    """A model file, on the runtime of that name or the first that takes it.
+
+    Raises:
+        UsageError, MissingError, WorkerError: see :func:`bench.measure.artifact.open_artifact`.
+    """
+    from bench.measure.artifact import open_artifact
+
+    opened = open_artifact(path, runtime, feeding)
+    subject = Subject(name or path.stem, opened.runtime.name, batch, threads)
+    side = Side(opened.artifact, path, {"size_bytes": _size(path.stat().st_size)})
+    return Source(str(path), {subject: side})
+
+
+def _size(value: int) -> Quantity:
+    return Quantity(float(value), "B", provenance="measured", method="size of the file as shipped")
+
+
+def from_run(run: RunData, runtime: str = "") -> Source:
+    """What a run measured on this kind of machine (its host ``local``), with the files it made.
+
+    Raises:
+        UsageError: nothing in it was measured.
+    """
+    from reports.rows import rows
+    from reports.spread import process_values
+
+    sides: dict[Subject, Side] = {}
+    machine: Json = {}
+    for row in rows(run):
+        cell, record = row.cell, run.artifacts.get(row.record.get("artifact") or "")
+        if row.status != "ok" or record is None or cell.host != "local" or runtime not in ("", cell.runtime):
+            continue
+        artifact = Artifact.from_json(record["artifact"])
+        machine = machine or row.record.get("environment") or {}
+        sides[Subject(cell.variant, cell.runtime, cell.batch, cell.threads)] = Side(
+            artifact,
+            _object(run, artifact.sha256),
+            row.metrics,
+            _answers(run, row.record),
+            process_values(row.record),
+        )
+    if not sides:
+        raise UsageError(
+            f"The run {run.path} has no measured cell to compare", todo="Look at it with `bench report`"
+        )
+    git = (run.manifest.get("environment") or {}).get("git") or {}
+    data = (run.manifest.get("data") or {}).get("spec") or ""
+    return Source(str(run.path), sides, machine, git.get("commit", ""), data)
+
+
+def _object(run: RunData, sha256: str) -> Path | None:
+    try:
+        return run.object_path(sha256)
+    except StoreError:
+        return None
+
+
+def _answers(run: RunData, record: Json) -> Answers | None:
+    import zipfile
+
+    import numpy as np
+
+    name = record.get("predictions")
+    if not name:
+        return None
+    try:
+        with np.load(run.object_path(name), allow_pickle=False) as archive:
+            truth = archive["test_true"]
+            return Answers.of(archive["test_pred"] == truth, truth)
+    except (StoreError, OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def shared(base: Source, head: Source) -> tuple[list[Subject], list[Subject], list[Subject]]:
+    """(on both sides, only in the base, only in the head), each in the order of its side.
+
+    Raises:
+        UsageError: nothing is on both: there is nothing to judge, and that is no pass.
+    """
+    both = [s for s in head.sides if s in base.sides]
+    if not both:
+        known = [", ".join(sorted(s.label for s in source.sides)[:5]) for source in (base, head)]
+        raise UsageError(
+            "The two have nothing in common to compare",
+            f"{base.title} has {known[0]}; {head.title} has {known[1]}",
+            "Compare runs of one recipe, or files by the same name and runtime",
+        )
+    return (
+        both,
+        [s for s in base.sides if s not in head.sides],
+        [s for s in head.sides if s not in base.sides],
+    )

@@ -1,0 +1,271 @@
+"""What `bench gate` and `bench compare` found: one document, and how the terminal, a pull request, JUnit and GitHub show it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from bench.errors import UsageError
+from bench.types import SCHEMA, Json, Quantity, to_json
+from reports import text
+
+if TYPE_CHECKING:
+    from bench.gate.lines import Checked, Line
+    from bench.gate.sides import Source
+
+ENDS = {0: "PASSED", 4: "REGRESSED", 5: "INCONCLUSIVE", 1: "FAILED"}
+MEANING = {
+    "REGRESSED": "worse by more than the limit, beyond chance",
+    "IMPROVED": "better by more than the limit, beyond chance",
+    "SAME": "the whole interval is inside the limit",
+    "INCONCLUSIVE": "neither can be said",
+    "FAILED": "it could not be measured",
+}
+MODES = {
+    "paired": "both measured now, by turns",
+    "recorded": "numbers of two times",
+    "exact": "known exactly",
+    "answers": "answers to the same images",
+}
+STYLES = {
+    "REGRESSED": "bold red",
+    "FAILED": "bold red",
+    "IMPROVED": "green",
+    "SAME": "green",
+    "INCONCLUSIVE": "yellow",
+}
+SUFFIXES = (".md", ".xml", ".json")
+
+
+def to_document(checked: Checked, base: Source, head: Source, code: int) -> Json:
+    """The JSON document: ``verdict``, ``exit_code``, ``base``, ``head``, ``lines``, what only one side has, ``notes``."""
+    counts: dict[str, int] = {}
+    for line in checked.lines:
+        counts[line.verdict] = counts.get(line.verdict, 0) + 1
+    return {
+        "schema": SCHEMA,
+        "verdict": ENDS.get(code, "FAILED"),
+        "exit_code": code,
+        "base": {"title": base.title, "commit": base.commit},
+        "head": {"title": head.title, "commit": head.commit},
+        "counts": counts,
+        "seconds": round(checked.seconds, 1),
+        "lines": [_line(line) for line in checked.lines],
+        "only_base": [s.label for s in checked.only_base],
+        "only_head": [s.label for s in checked.only_head],
+        "notes": list(checked.notes),
+    }
+
+
+def _line(line: Line) -> Json:
+    shown = {
+        "base": _value(line, line.base),
+        "head": _value(line, line.head),
+        "change": _change(line),
+        "limit": _limit(line),
+    }
+    return {
+        "subject": line.subject.label,
+        **{key: value for key, value in to_json(line).items() if key != "subject"},
+        "place": to_json(line.subject),
+        "shown": shown,
+        "sentence": f"{line.subject.label}, {line.metric}: {shown['change']} ({shown['base']} to {shown['head']}), limit {shown['limit']}"
+        + (f"; {line.note}" if line.note else ""),
+    }
+
+
+def _value(line: Line, quantity: Quantity) -> str:
+    if quantity.value is None:
+        return text.MISSING
+    if line.metric == "size":
+        return text.size(quantity)
+    if line.metric == "accuracy":
+        return f"{quantity.value * 100:.1f}%"
+    return f"{text.mark(quantity)}{text.number(quantity.value)} {quantity.unit}"
+
+
+def _change(line: Line) -> str:
+    """``+5.1% [+4.0, +6.2]``, or points of accuracy."""
+    found = line.change
+    if found.value is None:
+        return text.MISSING
+    unit = "%" if found.unit == "ratio" else " points"
+    if found.low == found.high == found.value:
+        return f"{found.value * 100:+.1f}{unit}" if found.value else f"0{unit}"
+    shown = text.points(replace(found, provenance="measured"), sign="+")
+    value, _, bounds = shown.partition(" ")
+    return f"{value}{unit} {bounds}".rstrip()
+
+
+def _limit(line: Line) -> str:
+    return f"{line.gate * 100:.3g}{'%' if line.metric != 'accuracy' else ' points'}"
+
+
+def _method(document: Json) -> list[str]:
+    """One line for each way something was judged, and what else a reader must know."""
+    modes = dict.fromkeys(line["mode"] for line in document["lines"])
+    found = []
+    for mode in modes:
+        own = [line for line in document["lines"] if line["mode"] == mode]
+        pairs = sorted({line["change"]["n"] for line in own if mode == "paired" and line["change"].get("n")})
+        more = (
+            f", {pairs[0]} to {pairs[-1]} pairs of processes"
+            if len(pairs) > 1
+            else f", {pairs[0]} pairs of processes"
+            if pairs
+            else ""
+        )
+        found.append(f"{mode}: {MODES[mode]}{more}")
+    for line in document["lines"]:
+        if line["verdict"] in ("INCONCLUSIVE", "FAILED"):
+            seen = line["smallest"]
+            least = (
+                f"; a change of {seen * 100:.2g}{'%' if line['metric'] != 'accuracy' else ' points'} would have been seen"
+                if seen
+                else ""
+            )
+            found.append(
+                f"{line['subject']}, {line['metric']}: {line['note'] or 'the interval reaches beyond the limit'}{least}"
+            )
+    for key, words in (("only_base", "only in the base"), ("only_head", "new")):
+        if document[key]:
+            found.append(
+                f"{words}: {', '.join(document[key][:8])}"
+                + (f" and {len(document[key]) - 8} more" if len(document[key]) > 8 else "")
+            )
+    return [*found, *document["notes"]]
+
+
+def _rows(document: Json) -> Iterator[tuple[str, ...]]:
+    for line in document["lines"]:
+        shown = line["shown"]
+        yield (
+            line["subject"],
+            line["metric"],
+            shown["base"],
+            shown["head"],
+            shown["change"],
+            shown["limit"],
+            line["mode"],
+            line["verdict"],
+        )
+
+
+HEADS = ("what", "metric", "base", "now", "change", "limit", "mode", "verdict")
+
+
+def terminal(document: Json, width: int | None = None) -> str:
+    """The table for the terminal, the ways of judging, and the end."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    out = io.StringIO()
+    own = Console()
+    console = Console(file=out, width=width or own.width, force_terminal=own.is_terminal, highlight=False)
+    console.print(
+        f"{document['head']['title']} against {document['base']['title']}", markup=False, soft_wrap=True
+    )
+    table = Table(box=None, pad_edge=False)
+    for head in HEADS:
+        table.add_column(
+            head, overflow="fold", justify="right" if head in ("base", "now", "limit") else "left"
+        )
+    last = ""
+    for row in _rows(document):
+        name = "" if row[0] == last else row[0]
+        last = row[0]
+        table.add_row(*[_escaped(v) for v in (name, *row[1:-1])], f"[{STYLES[row[-1]]}]{row[-1]}[/]")
+    console.print(table)
+    for line in _method(document):
+        console.print(f"- {line}", markup=False)
+    console.print(
+        f"{document['verdict']} in {document['seconds']:.0f} s (exit {document['exit_code']})", style="bold"
+    )
+    return out.getvalue().rstrip()
+
+
+def _escaped(value: str) -> str:
+    from rich.markup import escape
+
+    return escape(value)
+
+
+def markdown(document: Json) -> str:
+    """GitHub's Markdown, for a comment on a pull request."""
+
+    def row(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.replace("|", "\\|").replace("[", "\\[") for c in cells) + " |"
+
+    marks = {"REGRESSED": "🔴 ", "FAILED": "🔴 ", "INCONCLUSIVE": "🟡 ", "IMPROVED": "🟢 ", "SAME": "⚪ "}
+    titles = (f"`{document[side]['title']}`" for side in ("head", "base"))
+    lines = [
+        f"### edgefit: {document['verdict']}",
+        "",
+        " against ".join(titles),
+        "",
+        row(HEADS),
+        row(["---"] * len(HEADS)),
+    ]
+    lines += [row((*r[:-1], marks[r[-1]] + r[-1])) for r in _rows(document)]
+    lines += ["", *(f"- {line}" for line in _method(document))]
+    known = dict.fromkeys(line["verdict"] for line in document["lines"])
+    lines += ["", "<sub>" + "; ".join(f"{v}: {MEANING[v]}" for v in known) + "</sub>", ""]
+    return "\n".join(lines)
+
+
+def junit(document: Json) -> str:
+    """JUnit's XML: a test case for each line."""
+    bad = ("REGRESSED", "FAILED", "INCONCLUSIVE")
+    count = {v: sum(line["verdict"] == v for line in document["lines"]) for v in bad}
+    suite = ElementTree.Element("testsuite", {
+        "name": "edgefit gate", "tests": str(len(document["lines"])), "time": str(document["seconds"]),
+        "failures": str(count["REGRESSED"]), "errors": str(count["FAILED"]), "skipped": str(count["INCONCLUSIVE"]),
+    })  # fmt: skip
+    for line in document["lines"]:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": line["subject"], "name": line["metric"]}
+        )
+        kind = {"REGRESSED": "failure", "FAILED": "error", "INCONCLUSIVE": "skipped"}.get(line["verdict"])
+        if kind:
+            ElementTree.SubElement(case, kind, {"message": f"{line['verdict']}: {line['sentence']}"})
+        ElementTree.SubElement(case, "system-out").text = line["sentence"]
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def workflow_commands(document: Json) -> Iterator[str]:
+    """GitHub's workflow commands: an error for what got worse, a warning for what is not known."""
+    kinds = {"REGRESSED": "error", "FAILED": "error", "INCONCLUSIVE": "warning"}
+    for line in document["lines"]:
+        if line["verdict"] in kinds:
+            said = line["sentence"].replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+            title = f"{line['verdict']} {line['metric']}".replace(",", "%2C").replace(":", "%3A")
+            yield f"::{kinds[line['verdict']]} title={title}::{said}"
+
+
+def check_files(files: Sequence[Path]) -> None:
+    """Raises UsageError for a file that :func:`write` has no form for; asked before anything is measured."""
+    for file in files:
+        if file.suffix not in SUFFIXES:
+            raise UsageError(
+                f"{file} says not what to write", todo=f"Its name must end in {', '.join(SUFFIXES)}"
+            )
+
+
+def write(file: Path, document: Json) -> None:
+    """The document in the form of the file's name; replaced atomically."""
+    from bench.store import explain_disk_errors, write_atomic
+
+    forms = {
+        ".md": markdown,
+        ".xml": junit,
+        ".json": lambda d: json.dumps(d, indent=1, allow_nan=False) + "\n",
+    }
+    with explain_disk_errors(file):
+        write_atomic(file, forms[file.suffix](document).encode())
