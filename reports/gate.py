@@ -26,10 +26,10 @@ MEANING = {
     "FAILED": "it could not be measured",
 }
 MODES = {
-    "paired": "both measured now, by turns",
-    "recorded": "numbers of two times",
+    "paired": "paired (both measured now, by turns)",
+    "recorded": "recorded (numbers of two times)",
     "exact": "known exactly",
-    "answers": "answers to the same images",
+    "answers": "exact McNemar test on the answers to the same images",
 }
 STYLES = {
     "REGRESSED": "bold red",
@@ -93,7 +93,7 @@ def _change(line: Line) -> str:
     found = line.change
     if found.value is None:
         return text.MISSING
-    unit = "%" if found.unit == "ratio" else " points"
+    unit = "%" if found.unit == "ratio" else "pt"
     if found.low == found.high == found.value:
         return f"{found.value * 100:+.1f}{unit}" if found.value else f"0{unit}"
     shown = text.points(replace(found, provenance="measured"), sign="+")
@@ -102,7 +102,7 @@ def _change(line: Line) -> str:
 
 
 def _limit(line: Line) -> str:
-    return f"{line.gate * 100:.3g}{'%' if line.metric != 'accuracy' else ' points'}"
+    return f"{line.gate * 100:.3g}{'%' if line.metric != 'accuracy' else 'pt'}"
 
 
 def _method(document: Json) -> list[str]:
@@ -119,12 +119,14 @@ def _method(document: Json) -> list[str]:
             if pairs
             else ""
         )
-        found.append(f"{mode}: {MODES[mode]}{more}")
+        found.append(
+            f"{text.listed(list(dict.fromkeys(line['metric'] for line in own)))}: {MODES[mode]}{more}"
+        )
     for line in document["lines"]:
         if line["verdict"] in ("INCONCLUSIVE", "FAILED"):
             seen = line["smallest"]
             least = (
-                f"; a change of {seen * 100:.2g}{'%' if line['metric'] != 'accuracy' else ' points'} would have been seen"
+                f"; a change of {seen * 100:.2g}{'%' if line['metric'] != 'accuracy' else 'pt'} would have been seen"
                 if seen
                 else ""
             )
@@ -155,45 +157,41 @@ def _rows(document: Json) -> Iterator[tuple[str, ...]]:
         )
 
 
+WIDE = 100
+RIGHT = ("base", "now", "limit")
 HEADS = ("what", "metric", "base", "now", "change", "limit", "mode", "verdict")
 
 
 def terminal(document: Json, width: int | None = None) -> str:
-    """The table for the terminal, the ways of judging, and the end."""
+    """What was checked, a line for each metric under its subject, how it was judged, and the end."""
     import io
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     out = io.StringIO()
     own = Console()
     console = Console(file=out, width=width or own.width, force_terminal=own.is_terminal, highlight=False)
-    console.print(
-        f"{document['head']['title']} against {document['base']['title']}", markup=False, soft_wrap=True
-    )
-    table = Table(box=None, pad_edge=False)
-    for head in HEADS:
-        table.add_column(
-            head, overflow="fold", justify="right" if head in ("base", "now", "limit") else "left"
-        )
+    console.print(f"{document['head']['title']} against {document['base']['title']}", markup=False)
+    rows = [HEADS, *_rows(document)]
+    wide = console.width >= WIDE
+    shown = [i for i in range(1, len(HEADS)) if wide or HEADS[i] != "mode"]
+    widths = {i: max(len(row[i]) for row in rows) for i in shown}
     last = ""
-    for row in _rows(document):
-        name = "" if row[0] == last else row[0]
-        last = row[0]
-        table.add_row(*[_escaped(v) for v in (name, *row[1:-1])], f"[{STYLES[row[-1]]}]{row[-1]}[/]")
-    console.print(table)
-    for line in _method(document):
-        console.print(f"- {line}", markup=False)
+    for row in rows:
+        if row is not HEADS and row[0] != last:
+            console.print(row[0], markup=False, style="bold")
+            last = row[0]
+        cells = [row[i].rjust(widths[i]) if HEADS[i] in RIGHT else row[i].ljust(widths[i]) for i in shown]
+        style = "dim" if row is HEADS else ""
+        line = Text("  " + "  ".join(cells[:-1]) + "  ", style)
+        console.print(line.append(row[-1], STYLES.get(row[-1], style)), soft_wrap=True)
+    for note in _method(document):
+        console.print(f"- {note}", markup=False)
     console.print(
         f"{document['verdict']} in {document['seconds']:.0f} s (exit {document['exit_code']})", style="bold"
     )
     return out.getvalue().rstrip()
-
-
-def _escaped(value: str) -> str:
-    from rich.markup import escape
-
-    return escape(value)
 
 
 def markdown(document: Json) -> str:

@@ -66,16 +66,19 @@ def open_source(
                 f"{text} does not say which file", todo="Write git:REVISION:FILE, or check a file"
             )
         there, commit = revisions.file_at(revision, path, settings.build if settings else "")
-        found = from_file(
-            there, options.runtime, options.batch, options.threads, name or path.stem, options.feeding
-        )
+        found = _file(there, options, name or path.stem)
         return replace(found, title=f"{path} at {revision} ({commit[:9]})", commit=commit)
     path = Path(text)
     if path.suffix == ".json":
         return baseline.read(path)
     if path.is_file() or (path.suffix and not path.is_dir() and "/" in text):
-        return from_file(path, options.runtime, options.batch, options.threads, name, options.feeding)
+        return _file(path, options, name)
     return from_run(read_run(find_run(text)), options.runtime)
+
+
+def _file(path: Path, options: Options, name: str) -> Source:
+    feeding = options.feeding if not path.with_name(path.name + ".json").exists() else None
+    return from_file(path, options.runtime, options.batch, options.threads, name, feeding, bool(options.data))
 
 
 def check(base: Source, head: Source, wanted: Thresholds, options: Options, notify: Notify) -> Checked:
@@ -165,7 +168,14 @@ def _accuracy(
     subject: Subject, gate: float, base: Side, head: Side, data: str, options: Options, notify: Notify
 ) -> Line | None:
     """From the answers to the same images, asked for now where they were not stored; None where nobody has them."""
-    sides = [_answered(subject, side, data, options, notify) for side in (base, head)]
+    pre = (
+        base.artifact.preprocess or head.artifact.preprocess
+    )  # a file made elsewhere is fed as its other version
+    fed = [
+        replace(s, artifact=replace(s.artifact, preprocess=s.artifact.preprocess or pre))
+        for s in (base, head)
+    ]
+    sides = [_answered(subject, side, data, options, notify) for side in fed]
     if sides[0] is None or sides[1] is None:
         return None
     if sides[0].images != sides[1].images:
@@ -181,7 +191,12 @@ def _answered(subject: Subject, side: Side, data: str, options: Options, notify:
     notify("item", {"name": f"{subject.label}: answers to the test images of {data}", "done": False})
     runtime, device = pick_runtime(side.artifact, subject.runtime)
     right, labels = answer(
-        side.path, Opened(side.artifact, runtime, device), data, options.seed, subject.threads
+        side.path,
+        Opened(side.artifact, runtime, device),
+        data,
+        options.seed,
+        subject.threads,
+        options.feeding,
     )
     return Answers.of(right, labels)
 

@@ -76,16 +76,22 @@ class Source:
 
 
 def from_file(
-    path: Path, runtime: str, batch: int = 1, threads: int = 1, name: str = "", feeding: Feeding | None = None
+    path: Path,
+    runtime: str,
+    batch: int = 1,
+    threads: int = 1,
+    name: str = "",
+    feeding: Feeding | None = None,
+    with_data: bool = False,
 ) -> Source:
-    """A model file, on the runtime of that name or the first that takes it.
+    """A model file, on the runtime of that name or the first that takes it. ``with_data``: it will be fed images.
 
     Raises:
         UsageError, MissingError, WorkerError: see :func:`bench.measure.artifact.open_artifact`.
     """
     from bench.measure.artifact import open_artifact
 
-    opened = open_artifact(path, runtime, feeding)
+    opened = open_artifact(path, runtime, feeding, with_data)
     subject = Subject(name or path.stem, opened.runtime.name, batch, threads)
     side = Side(opened.artifact, path, {"size_bytes": _size(path.stat().st_size)})
     return Source(str(path), {subject: side})

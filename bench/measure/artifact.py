@@ -204,7 +204,7 @@ def measure_file(
 
 
 def answer(
-    path: Path, opened: Opened, data: str, seed: int = 0, threads: int = 1
+    path: Path, opened: Opened, data: str, seed: int = 0, threads: int = 1, feeding: Feeding | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Which test images a file classifies right on its runtime, and their labels; both (n,).
 
@@ -215,7 +215,7 @@ def answer(
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         bounds = write_images(opened.artifact, data, seed, folder, path)
-        judge = _Judge(opened, Feeding(), bounds, folder)
+        judge = _Judge(opened, feeding or Feeding(), bounds, folder)
         job = CellJob(
             opened.artifact,
             path,
