@@ -11,7 +11,7 @@ import click
 
 from bench import errors
 from bench.terminal import console, print_json
-from bench.types import Json
+from bench.types import Json, to_json
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -271,9 +271,15 @@ def sweep(file: Path, as_json: bool, **rest: Any) -> int:
     "--pairs", default=10, show_default=True, type=click.IntRange(8, 1000), help="Of each comparison."
 )
 @click.option("--gate", default="3%", show_default=True, help="The change that matters.")
+@click.option(
+    "--simulate",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Instead: N simulated checks of `bench gate` on each of five kinds of machines.",
+)
 @_seed
 @_json
-def self_test(gate: str, as_json: bool, **options: Any) -> int:
+def self_test(gate: str, simulate: int | None, as_json: bool, **options: Any) -> int:
     """A/A: an artifact against itself. How often this machine cries wolf, and what it can see.
 
     Without FILE a small model of its own is timed on onnxruntime. Each comparison times interleaved
@@ -284,6 +290,13 @@ def self_test(gate: str, as_json: bool, **options: Any) -> int:
     from reports.cell import render_selftest
     from reports.limits import parse_quantity
 
+    if simulate is not None:
+        from bench.gate import noise
+        from reports.gate import render_simulation
+
+        tallies = noise.table(simulate, options["seed"])
+        _answer({"schema": 1, "simulated": to_json(tallies)}, render_simulation, as_json)
+        return errors.EXIT_DONE
     with Progress(console(), quiet=as_json) as progress:
         document = selftest.measure_self(gate=parse_quantity(gate, "drop"), notify=progress, **options)
     _answer(document, render_selftest, as_json)

@@ -267,3 +267,44 @@ def write(file: Path, document: Json) -> None:
     }
     with explain_disk_errors(file):
         write_atomic(file, forms[file.suffix](document).encode())
+
+
+def render_simulation(document: Json) -> str:
+    """How often the check and what people use now were wrong, as `bench selftest --simulate` prints it."""
+    tallies = document["simulated"]
+    others = list(tallies[0]["others"])
+    heads = ["machine", "gate", "not known", "pairs", *others]
+    lines: list[str] = []
+    titles = dict.fromkeys((t["change"], t["spread"]) for t in tallies)
+    for change, spread in titles:
+        own = [t for t in tallies if (t["change"], t["spread"]) == (change, spread)]
+        n = own[0]["n"]
+        what = (
+            f"{change:.0%} slower: found in so many of {n} checks"
+            if change
+            else f"nothing changed: false alarms in {n} checks"
+        )
+        lines += [f"{what} (processes differ by {spread:.1%})", ""]
+        rows = [heads]
+        for t in own:
+            counts = t["verdicts"]
+            called = counts.get("REGRESSED", 0) + (0 if change else counts.get("IMPROVED", 0))
+            row = [
+                t["machine"],
+                called,
+                counts.get("INCONCLUSIVE", 0),
+                f"{t['pairs']:.1f}",
+                *(t["others"][o] for o in others),
+            ]
+            rows.append([str(cell) for cell in row])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+            lines.append("  ".join(cells).rstrip())
+        lines.append("")
+    lines += [
+        "gate: this program's check, at a limit of 3% like the others. not known: it ended INCONCLUSIVE.",
+        "mean: of all calls of the first 12 pairs. Mann-Whitney: p < 0.01 over the calls of one",
+        "process each. pytest-benchmark: --benchmark-compare-fail=mean:3%, one process each.",
+    ]
+    return "\n".join(lines)

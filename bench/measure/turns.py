@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,6 +53,10 @@ class TimedPair:
     base_ms: float
     head_ms: float
     memory: tuple[Quantity, Quantity] | None = None
+    calls: tuple[NDArray[np.float64], NDArray[np.float64]] | None = field(
+        default=None, repr=False, compare=False
+    )
+    """Seconds of each call of base and of head."""
 
 
 def time_pair(sides: Mapping[str, tuple[Runtime, CellJob]], order: Order, host: Host) -> TimedPair:
@@ -65,6 +69,8 @@ def time_pair(sides: Mapping[str, tuple[Runtime, CellJob]], order: Order, host: 
     Raises:
         WorkerError: a side that crashed, hung or could not be timed.
     """
+    import numpy as np
+
     with ExitStack() as stack:
         work = {}
         for side in order:  # both import their runtime before either is timed
@@ -74,7 +80,9 @@ def time_pair(sides: Mapping[str, tuple[Runtime, CellJob]], order: Order, host: 
         found = by_turns(work, order)
     (base, of_base), (head, of_head) = found["base"], found["head"]
     memory = (of_base["memory_mb"], of_head["memory_mb"])
-    return TimedPair(ratio(base, head), _median_ms(base), _median_ms(head), memory)
+    calls = np.concatenate(base), np.concatenate(head)
+    base_ms, head_ms = (float(np.median(c)) * 1e3 for c in calls)
+    return TimedPair(ratio(base, head), base_ms, head_ms, memory, calls)
 
 
 def _time(
@@ -90,12 +98,6 @@ def _time(
     samples = np.load(result.samples, allow_pickle=False)
     turns = [turn for turn in np.split(samples, result.runtime.get("turns", [])) if len(turn)]
     return turns, result.metrics
-
-
-def _median_ms(turns: Sequence[NDArray[np.float64]]) -> float:
-    import numpy as np
-
-    return float(np.median(np.concatenate(turns))) * 1e3
 
 
 def ratio(base: Sequence[NDArray[np.float64]], head: Sequence[NDArray[np.float64]]) -> float:

@@ -67,3 +67,15 @@ def test_one_more_question_never_lets_more_stand(p: dict[int, float], another: f
 
 def test_holm_as_in_its_textbook_example() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}, 0.05) == {"d", "a"}
+
+
+def test_the_table_has_every_machine_with_and_without_a_change_and_is_the_same_again() -> None:
+    first, again = noise.table(3, seed=2), noise.table(3, seed=2)
+    assert first == again and len(first) == 3 * len(noise.MACHINES)
+    assert {t.machine for t in first} == set(noise.MACHINES) and {t.change for t in first} == {0.0, 0.05}
+    assert all(set(t.others) == set(noise.OTHERS) and sum(t.verdicts.values()) == 3 for t in first)
+
+
+def test_what_people_use_now_cries_wolf_where_the_check_does_not() -> None:
+    found = noise.simulate("AR(1) drift", change=0.0, n=100, seed=6, others=True)
+    assert found.others["Mann-Whitney"] > 20 and "REGRESSED" not in found.verdicts

@@ -1,0 +1,110 @@
+"""The check on this machine: 20 real A/A gates, one with a CPU hog that comes in the middle, and 10 of a file made 5% slower.
+
+Run it on a quiet machine: `make benchmark` or `pytest -m benchmark tests/benchmarks/test_gate_real.py -s`; about 20 minutes. What
+people use now is asked about the same recorded calls.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from bench.gate import check, noise, pairwise
+from bench.gate.check import Options
+from bench.gate.sides import from_file
+from bench.gate.thresholds import Settings, thresholds
+from bench.measure import turns
+from bench.measure.selftest import standard_model
+
+pytestmark = pytest.mark.benchmark
+SLOWER = 3
+"""Channels of the planted convolution (3x3, to and from 32): about 5% of the net's time."""
+
+
+def other_bytes(path: Path, there: Path) -> Path:
+    """The same net in a file of other bytes, which the check cannot know to be the same."""
+    model = onnx.load(path)
+    model.doc_string = "the same net again"
+    onnx.save(model, there)
+    return there
+
+
+def slower(path: Path, there: Path, width: int) -> Path:
+    """The net with a 3x3 convolution to ``width`` channels and one back before its pooling."""
+    model = onnx.load(path)
+    rng = np.random.default_rng(0)
+    nodes = model.graph.node
+    at = next(i for i, node in enumerate(nodes) if node.op_type == "GlobalAveragePool")
+    for name, shape, source in (
+        ("e1", (width, 32, 3, 3), nodes[at].input[0]),
+        ("e2", (32, width, 3, 3), "e1_out"),
+    ):
+        model.graph.initializer.append(
+            numpy_helper.from_array(rng.normal(0, 0.1, shape).astype(np.float32), name)
+        )
+        nodes.insert(at, helper.make_node("Conv", [source, name], [f"{name}_out"], pads=[1, 1, 1, 1]))
+        at += 1
+    nodes[at].input[0] = "e2_out"
+    onnx.save(model, there)
+    return there
+
+
+def _burn(until: float) -> None:
+    while time.monotonic() < until:
+        pass
+
+
+def gate(
+    base: Path, head: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, float, float, dict[str, bool]]:
+    """(verdict, ratio, seconds, what the others say of the first look's calls)."""
+    kept = []
+
+    def time_pair(*arguments: object) -> turns.TimedPair:
+        pair = turns.time_pair(*arguments)  # type: ignore[arg-type]
+        kept.append(pair.calls)
+        return pair
+
+    monkeypatch.setattr(pairwise, "time_pair", time_pair)
+    sides = [from_file(path, "onnxruntime", name="m") for path in (base, head)]
+    found = check.check(
+        *sides, thresholds(("latency:3%",), Settings()), Options(seed=seed), lambda event, details: None
+    )
+    line = found.lines[0]
+    calls = [[pair[side] for pair in kept[: pairwise.LOOKS[0]]] for side in (0, 1)]
+    others = {name: other(calls[0], calls[1], 0.03) for name, other in noise.OTHERS.items()}
+    return line.verdict, 1 + (line.change.value or 0.0), found.seconds, others
+
+
+def test_the_same_program_passes_and_a_slower_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = standard_model(tmp_path)
+    same, slow = other_bytes(base, tmp_path / "same.onnx"), slower(base, tmp_path / "slow.onnx", SLOWER)
+    ends: dict[str, list[tuple[str, float, float, dict[str, bool]]]] = {"same": [], "hog": [], "slower": []}
+    for number in range(20):
+        kind = "hog" if number == 10 else "same"
+        if kind == "hog":
+            hog = multiprocessing.get_context("spawn").Process(
+                target=_burn, args=(time.monotonic() + 90.0,), daemon=True
+            )
+            threading.Timer(15.0, hog.start).start()
+        ends[kind].append(gate(base, same, number, monkeypatch))
+        if kind == "hog":
+            hog.join()
+    ends["slower"] = [gate(base, slow, 100 + number, monkeypatch) for number in range(10)]
+    for kind, found in ends.items():
+        for verdict, ratio, seconds, others in found:
+            print(
+                f"{kind:8s} {verdict:13s} {ratio:.3f} {seconds:5.0f} s  {', '.join(n for n, alarm in others.items() if alarm) or '-'}"
+            )
+    assert not [v for kind in ("same", "hog") for v, *_ in ends[kind] if v in ("REGRESSED", "IMPROVED")]
+    assert [v for v, *_ in ends["slower"]] == ["REGRESSED"] * 10
+    assert np.median([seconds for _, _, seconds, _ in ends["same"]]) < 60
