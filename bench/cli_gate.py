@@ -23,7 +23,7 @@ def _out_of_arguments(arguments: tuple[str, ...]) -> tuple[list[str], list[str]]
 
 
 @click.command()
-@click.argument("subjects", nargs=-1, metavar="[RUN|FILE]")
+@click.argument("subjects", nargs=-1, metavar="[RUN|FILE...]")
 @click.option(
     "--baseline",
     default="",
@@ -52,6 +52,7 @@ def _out_of_arguments(arguments: tuple[str, ...]) -> tuple[list[str], list[str]]
 )
 @click.option("--allow-mismatch", is_flag=True, help="Recorded numbers of another environment count too.")
 @click.option("--allow-missing", is_flag=True, help="What only the baseline has is no error.")
+@click.option("--allow-new", is_flag=True, help="Nothing to hold it against yet is no error.")
 @click.option("--allow-inconclusive", is_flag=True, help="Exit 0 where nothing is known to be worse.")
 @click.option(
     "--update-baseline", is_flag=True, help="Write the baseline anew from what is checked; wants --reason."
@@ -89,12 +90,10 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
 
     names, more = _out_of_arguments(subjects)
     settings = read_settings(Path.cwd())
-    subject = names[0] if names else settings.subject
+    names = names or [settings.subject] * bool(settings.subject)
     against = baseline or settings.baseline
-    if len(names) > 1:
-        raise errors.UsageError("One run or file is checked at a time", ", ".join(names))
-    if not subject or not against:
-        what = "what to check" if not subject else "what to hold it against (--baseline)"
+    if not names or not against:
+        what = "what to check" if not names else "what to hold it against (--baseline)"
         raise errors.UsageError(
             f"It is not said {what}", todo="Give it, or write it into [tool.edgefit.gate] of pyproject.toml"
         )
@@ -104,10 +103,10 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
         **rest | {"data": rest["data"] or settings.data, "budget": parse_quantity(budget, "latency") / 1e3}
     )
     with Progress(console(), quiet=as_json) as progress:
-        head = check.open_source(subject, options, settings)
         if update_baseline:
+            head = check.merged([check.open_source(name, options, settings) for name in names])
             return _update(Path(against), head, reason, options, progress)
-        base = check.open_source(against, options, settings, beside=subject, name=Path(subject).stem)
+        base, head = check.open_sides(names, against, options, settings)
         checked = check.check(base, head, wanted, options, progress)
     code = check.exit_code(checked, allow_inconclusive)
     document = report.to_document(checked, base, head, code)

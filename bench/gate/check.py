@@ -38,6 +38,7 @@ class Options:
     budget: float = pairwise.BUDGET
     allow_mismatch: bool = False
     allow_missing: bool = False
+    allow_new: bool = False
     recorded: bool = False
     session: tuple[float, int] | None = None
     feeding: Feeding = field(default_factory=Feeding)
@@ -76,6 +77,54 @@ def open_source(
     return from_run(read_run(find_run(text)), options.runtime)
 
 
+def open_sides(
+    names: Sequence[str], against: str, options: Options, settings: Settings | None = None
+) -> tuple[Source, Source]:
+    """(base, head) of what is checked: one run, or files, which a revision has by the same names.
+
+    Files that the revision does not have are only in the head.
+
+    Raises:
+        EdgefitError: see :func:`open_source`; several files against what is no revision and no stored baseline.
+    """
+    head = merged([open_source(name, options, settings) for name in names])
+    if not against.startswith(GIT):
+        if len(names) > 1 and Path(against).suffix != ".json":
+            raise UsageError(
+                "Several files are held against a revision or a JSON baseline",
+                against,
+                "Write --baseline git:REVISION",
+            )
+        return open_source(against, options, settings, name=Path(names[0]).stem), head
+    found, absent = [], None
+    for name in names:
+        try:
+            found.append(open_source(against, options, settings, beside=name, name=Path(name).stem))
+        except revisions.NotThereError as error:
+            absent = error
+    if absent is not None and not found and not options.allow_new:
+        raise absent
+    return merged(found) if found else Source(against[len(GIT) :], {}), head
+
+
+def merged(sources: Sequence[Source]) -> Source:
+    """Several files as one side. Raises UsageError where two have one name."""
+    if len(sources) == 1:
+        return sources[0]
+    sides: dict[Subject, Side] = {}
+    for source in sources:
+        for subject, side in source.sides.items():
+            if subject in sides:
+                raise UsageError(
+                    f"Two files are called {subject.label}", source.title, "Check them one at a time"
+                )
+            sides[subject] = side
+    title = ", ".join(s.title for s in sources[:3]) + (
+        f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+    )
+    return replace(sources[0], title=title, sides=sides)
+
+
 def _file(path: Path, options: Options, name: str) -> Source:
     feeding = options.feeding if not path.with_name(path.name + ".json").exists() else None
     return from_file(path, options.runtime, options.batch, options.threads, name, feeding, bool(options.data))
@@ -89,7 +138,7 @@ def check(base: Source, head: Source, wanted: Thresholds, options: Options, noti
             nobody measured.
     """
     start = time.monotonic()
-    both, only_base, only_head = shared(base, head)
+    both, only_base, only_head = shared(base, head, options.allow_new)
     if only_base and not options.allow_missing:
         raise UsageError(
             f"{head.title} lacks {len(only_base)} of what {base.title} has", ", ".join(s.label for s in only_base[:5]),

@@ -18,6 +18,11 @@ from bench.errors import MissingError, UsageError, WorkerError
 from bench.gate.baseline import cache_folder
 from bench.store import file_sha256, write_atomic
 
+
+class NotThereError(UsageError):
+    """The revision does not have the file."""
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1"
 BUILD_SECONDS = 3600.0
 
@@ -79,7 +84,7 @@ def file_at(revision: str, path: Path, build: str = "") -> tuple[Path, str]:
 def _committed(root: Path, commit: str, inside: str, suffix: str) -> Path:
     found = _blob(root, commit, inside)
     if found is None:
-        raise UsageError(
+        raise NotThereError(
             f"{inside} is not in the revision {commit[:9]}",
             todo="Name a revision that has it, or give the command that makes it (build in [tool.edgefit.gate])",
         )

@@ -157,14 +157,16 @@ def _answers(run: RunData, record: Json) -> Answers | None:
         return None
 
 
-def shared(base: Source, head: Source) -> tuple[list[Subject], list[Subject], list[Subject]]:
+def shared(
+    base: Source, head: Source, allow_none: bool = False
+) -> tuple[list[Subject], list[Subject], list[Subject]]:
     """(on both sides, only in the base, only in the head), each in the order of its side.
 
     Raises:
         UsageError: nothing is on both: there is nothing to judge, and that is no pass.
     """
     both = [s for s in head.sides if s in base.sides]
-    if not both:
+    if not both and not allow_none:
         known = [", ".join(sorted(s.label for s in source.sides)[:5]) for source in (base, head)]
         raise UsageError(
             "The two have nothing in common to compare",

@@ -185,6 +185,43 @@ def test_a_file_as_a_git_revision_has_it(tmp_path: Path) -> None:
     assert absent.returncode == 2 and "n.onnx is not in the revision" in absent.stderr
 
 
+def test_several_files_against_a_revision_and_new_ones(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    for name in ("m", "n"):
+        classifier(tmp_path / f"{name}.onnx", note=name)
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    classifier(tmp_path / "new.onnx", note="new")
+    classifier(tmp_path / "n.onnx", note="n" * 3000)
+    size = ("--baseline", "git:HEAD", "--metric", "size:1%")
+    done = bench("gate", "m.onnx", "n.onnx", "new.onnx", *size, cwd=tmp_path)
+    assert done.returncode == 4 and "new: new on onnxruntime" in done.stdout, done.stderr
+    alone = ("gate", "new.onnx", *size)
+    assert bench(*alone, cwd=tmp_path).returncode == 2
+    assert bench(*alone, "--allow-new", cwd=tmp_path).returncode == 0
+
+
+def test_the_action_s_script_checks_against_the_base_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, near = tmp_path / "far", tmp_path / "near"
+    far.mkdir()
+    git(far, "init", "-q", "-b", "main")
+    classifier(far / "m.onnx")
+    git(far, "add", ".")
+    git(far, "commit", "-qm", "first")
+    git(tmp_path, "clone", "-q", str(far), str(near))
+    git(near, "update-ref", "-d", "refs/remotes/origin/main")
+    classifier(near / "m.onnx", note="x" * 3000)
+    script = Path(__file__).parents[2] / ".github/actions/bench-gate/check.sh"
+    for key, value in {"SUBJECT": "m.onnx", "BASELINE": "git:origin/main", "METRICS": "size:1%", "BENCH": BENCH[0],
+                       "GITHUB_OUTPUT": str(tmp_path / "output")}.items():  # fmt: skip
+        monkeypatch.setenv(key, value)
+    done = subprocess.run(["bash", script], cwd=near, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert (tmp_path / "output").read_text() == "verdict=REGRESSED\n" and (near / "bench-gate.xml").exists()
+
+
 def test_a_revision_is_built_once(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "-b", "main")
     classifier(tmp_path / "source.onnx")
@@ -224,7 +261,7 @@ def test_a_crash_is_no_regression(tmp_path: Path) -> None:
         (("a.onnx", "--baseline", "gate.json"), "There is no baseline gate.json"),
         (("a.onnx", "--baseline", "a.onnx", "--metric", "latncy:3%"), "Did you mean latency"),
         (("a.onnx", "--baseline", "a.onnx", "--write", "x.txt"), "must end in"),
-        (("a.onnx", "b.onnx", "--baseline", "a.onnx"), "One run or file"),
+        (("a.onnx", "a.onnx", "--baseline", "git:main"), "Two files are called a"),
         (("a.onnx", "--baseline", "git:main"), "git rev-parse failed"),
     ],
 )
