@@ -11,9 +11,18 @@ from bench import errors
 from bench.terminal import console, print_json, say
 
 _file = click.option(
-    "--file", "path", type=click.Path(path_type=Path), metavar="FILE", help="Default: history in [tool.edgefit.gate], else bench-history.jsonl."
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Default: history in [tool.edgefit.gate], else bench-history.jsonl.",
 )
-_metric = click.option("--metric", "metrics", multiple=True, help="latency, throughput, memory, energy, size, accuracy; default: all there are.")
+_metric = click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="latency, throughput, memory, energy, size, accuracy; default: all there are.",
+)
 _match = click.option("--subject", "match", default="*", metavar="GLOB", help="Only subjects of that name.")
 
 
@@ -70,7 +79,9 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
 @_file
 @_metric
 @_match
-@click.option("--last", default=10, show_default=True, type=click.IntRange(1, 100_000), help="Results of each series.")
+@click.option(
+    "--last", default=10, show_default=True, type=click.IntRange(1, 100_000), help="Results of each series."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def history_show(path: Path | None, metrics: tuple[str, ...], match: str, last: int, as_json: bool) -> int:
     """The latest results of each subject and metric, and where their level changed."""
@@ -91,7 +102,13 @@ def history_show(path: Path | None, metrics: tuple[str, ...], match: str, last: 
 @_file
 @_metric
 @_match
-@click.option("--output", type=click.Path(path_type=Path), default=Path("trend.html"), show_default=True, help="The page.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("trend.html"),
+    show_default=True,
+    help="The page.",
+)
 def history_plot(path: Path | None, metrics: tuple[str, ...], match: str, output: Path) -> int:
     """A page with the trend of each subject and metric, its changes marked with their commits."""
     from bench.store import explain_disk_errors, write_atomic
@@ -108,7 +125,9 @@ def history_plot(path: Path | None, metrics: tuple[str, ...], match: str, output
 def _say_damage(document: dict[str, Any]) -> None:
     if document["damaged"]:
         first = document["damaged"][0]
-        say(f"warning: {len(document['damaged'])} damaged line(s) of {document['file']} are left out (line {first[0]}: {first[1]})")
+        say(
+            f"warning: {len(document['damaged'])} damaged line(s) of {document['file']} are left out (line {first[0]}: {first[1]})"
+        )
 
 
 COMMANDS = (history,)

@@ -38,38 +38,50 @@ class _Size(click.ParamType):  # type: ignore[type-arg]
     help="timm:NAME, torchvision:NAME, edgefit:NAME, an ONNX file, ...",
 )
 @click.option("--profile", required=True, help="The device: see `bench profiles`, or a TOML file.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
-@click.option("--runtime", default="", help="Default: one that was measured on the device.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: int8 for an INT8 file, else fp32.")
+@click.option(
+    "--runtime", default="", help="Default: one that was measured on the device, or on most others."
+)
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 4096))
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Of a processor; default: what was measured on it."
 )
 @click.option("--power-mode", "mode", default="", metavar="MODE", help="Its name; default: the fastest.")
 @click.option("--input-size", "size", type=_Size(), help="Pixels; default: the net's own.")
-@click.option("--classes", default=1000, show_default=True, type=click.IntRange(2, 1_000_000))
+@click.option("--classes", type=click.IntRange(2, 1_000_000), help="Of a net by name; default: 1000.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def predict(
-    model: str, profile: str, precision: str, runtime: str, batch: int, threads: int | None, mode: str, as_json: bool,
-    **options: Any,
+    model: str, profile: str, precision: str | None, runtime: str, batch: int, threads: int | None, mode: str,
+    size: tuple[int, int] | None, classes: int | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Latency, memory and energy on a device that is not here, with intervals and reasons.
 
     From the graph of the model and facts about the device; see the README for how wrong such predictions are.
     """
-    from bench.predicting import choose_runtime, choose_threads, predict_cell
+    from bench.predicting import choose_runtime, choose_threads, open_graph, predict_cell
     from hardware_profiles import load
     from hardware_profiles.predict import Setting
+    from hardware_profiles.prediction.rates import on_cpu
     from reports.predict import render_prediction
 
     target = load.load(profile)
+    opened = None
+    if precision is None:
+        choose_runtime(target, "fp32")  # refuses this machine before a model is read
+        opened = open_graph(model, size, classes)
+        precision = "int8" if opened[0].int8 else "fp32"
     runtime = runtime or choose_runtime(target, precision)
-    chosen = threads or choose_threads(target, runtime, precision)
-    cell = predict_cell(model, target, Setting(runtime, precision, batch, chosen, mode), **options)
+    if threads and not on_cpu(target, runtime):
+        raise errors.UsageError(
+            f"{runtime} does not compute on {target.name}'s processor", todo="Leave --threads out"
+        )
+    setting = Setting(runtime, precision, batch, threads or choose_threads(target, runtime, precision), mode)
+    cell = predict_cell(model, target, setting, size, classes, opened)
     if as_json:
         print_json(cell)
     else:
         click.echo(render_prediction(cell))
-    return errors.EXIT_DONE
+    return errors.EXIT_DONE if cell["status"] == "ok" else errors.EXIT_SOME_FAILED
 
 
 @profiles.command("evaluate")

@@ -32,7 +32,7 @@ FIGURES = {"memory_gb": 8, "memory_bw_gbs": 6, "peak_int8_tops_dense": 6, "tdp_w
 @click.group(invoke_without_command=True)
 @click.pass_context
 def profiles(ctx: click.Context) -> None:
-    """The targets: list, show, validate, new."""
+    """The targets: list, show, validate, new; what predicts them: calibrate, evaluate."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(profiles_list)
 

@@ -33,6 +33,8 @@ class Foreteller:
             found = predict(self._graph(planned), self.plan.profile, setting)
         except EdgefitError as err:
             return {"reason": f"{planned.skip.partition(':')[0]}, and it cannot be predicted: {err}"}
+        if found.unfit:
+            return {"reason": f"{planned.skip.partition(':')[0]}, and {found.unfit}"}
         foretold = predicting.metrics(found, setting)
         metrics |= {name: foretold[name] for name in predicting.FORETOLD}
         prediction = {

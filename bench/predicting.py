@@ -27,23 +27,27 @@ ALWAYS_MISSING = {
 }
 
 
-def open_graph(model: str, size: tuple[int, int] | None, classes: int) -> tuple[Graph, str, int | None]:
+Opened = tuple["Graph", str, "int | None"]
+"""A graph, what it is called, and the size of its file in bytes."""
+
+
+def open_graph(model: str, size: tuple[int, int] | None, classes: int | None) -> Opened:
     """The graph of a file or of a net by name, what it is called, and the file's size in bytes.
 
     Raises:
         UsageError: a file that is not there, or of a kind that is not read.
         ModelError: it cannot be built, read or run.
     """
-    from hardware_profiles.predict import read_graph
+    from hardware_profiles.predict import read_file, read_graph
 
     path = Path(model).expanduser()
     if path.suffix == ".safetensors" or (path.suffix and not _is_spec(model)):
         if not path.is_file():
             raise UsageError(f"There is no file {path}")
+        if classes is not None:
+            raise UsageError(f"{path.name} has its own classes", todo="Leave --classes out")
         if path.suffix == ".onnx":
-            if size:
-                raise UsageError("--input-size is for nets by name", todo="An ONNX file has its own size")
-            return read_graph(path), path.name, path.stat().st_size
+            return read_file(path, size), path.name, path.stat().st_size
         if path.suffix == ".safetensors":
             from distill import models
 
@@ -59,7 +63,7 @@ def open_graph(model: str, size: tuple[int, int] | None, classes: int) -> tuple[
         raise UsageError(f"{model} is a folder", todo="Name an ONNX file, or a net such as timm:resnet18")
     from distill import models
 
-    module = models.build(model, classes, 3)
+    module = models.build(model, classes or 1000, 3)
     high, wide = size or _own_size(model, module)
     return read_graph(module, 3, high, wide), model, None
 
@@ -80,17 +84,27 @@ def _own_size(model: str, module: Any) -> tuple[int, int]:
 
 
 def choose_runtime(profile: Profile, precision: str) -> str:
-    """The first runtime of a profile that was measured on the device in that precision; else its first."""
+    """The first runtime of a profile that was measured on the device in that precision; else the one measured on most others."""
     if profile.kind == "local":
         raise ConfigError(
             "This machine is here: there is nothing to predict",
             todo="Measure on it with bench measure or bench run",
         )
+    from hardware_profiles.prediction.coefficients import group_of, stored
     from hardware_profiles.prediction.rates import named
 
     int8 = precision == "int8"
     known = [e["runtime"] for e in profile.calibration if (e["precision"] == "int8") == int8]
-    return next((r for r in profile.runtimes if named(profile, r) in known), profile.runtimes[0])
+    measured = next((r for r in profile.runtimes if named(profile, r) in known), None)
+    if measured is not None:
+        return measured
+    able = [r for r in profile.runtimes if not profile.refusal(r, precision)] or list(profile.runtimes)
+    groups = stored()["groups"]
+
+    def devices(runtime: str) -> int:
+        return int(groups.get(group_of(named(profile, runtime), precision), {}).get("devices", 0))
+
+    return max(able, key=devices)
 
 
 def choose_threads(profile: Profile, runtime: str, precision: str) -> int:
@@ -112,13 +126,18 @@ def setting_of(profile: Profile, cell: Cell) -> Setting:
 
 
 def predict_cell(
-    model: str, profile: Profile, setting: Setting, size: tuple[int, int] | None = None, classes: int = 1000
+    model: str,
+    profile: Profile,
+    setting: Setting,
+    size: tuple[int, int] | None = None,
+    classes: int | None = None,
+    opened: Opened | None = None,
 ) -> Json:
-    """One cell as a document: every quantity predicted, or missing with its reason."""
+    """One cell as a document: every quantity predicted, or missing with its reason. ``opened``: the model, where it was read."""
     from hardware_profiles.predict import check, predict
 
     setting = check(profile, setting)
-    graph, name, file_size = open_graph(model, size, classes)
+    graph, name, file_size = opened or open_graph(model, size, classes)
     return cell_of(predict(graph, profile, setting), graph, name, file_size, profile, setting)
 
 
@@ -149,7 +168,8 @@ def cell_of(
         "batch": setting.batch,
         "threads": setting.threads,
         "power_mode": setting.mode or None,
-        "status": "ok",
+        "status": "failed" if found.unfit else "ok",
+        "reason": found.unfit,
         **{key: to_json(quantity) for key, quantity in quantities.items()},
         "calibrated": found.calibrated,
         "alike": found.alike,
@@ -163,6 +183,14 @@ def cell_of(
 
 def metrics(found: Prediction, setting: Setting) -> dict[str, Quantity]:
     """A prediction under the names that cells have."""
+    if found.unfit:
+        units = {"latency_ms": "ms", "throughput_ips": "images/s", "energy_mj": "mJ"}
+        nothing = {name: Quantity.missing(found.unfit, unit) for name, unit in units.items()}
+        return (
+            nothing
+            | {n: Quantity.missing(r, u) for n, (u, r) in ALWAYS_MISSING.items()}
+            | {"memory_mb": found.memory_mb}
+        )
     latency = found.latency_ms
     assert latency.value is not None and latency.low is not None and latency.high is not None
     images = 1000.0 * setting.batch

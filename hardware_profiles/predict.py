@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ConfigError, ModelError
+from bench.errors import ConfigError, ModelError, UsageError
 from bench.types import Profile, Quantity
 from hardware_profiles.prediction import energy, memory
 from hardware_profiles.prediction.coefficients import Coefficients, find
@@ -58,7 +58,7 @@ class Prediction:
     """``bounds``: the shares of compute, memory and launches. ``advice``: what would make it faster on this device.
 
     ``alike``: half-width (a logarithm) of the 90% interval of the ratio of two latencies predicted like this one: what is wrong
-    with the device's coefficients is wrong with both.
+    with the device's coefficients is wrong with both. ``unfit``: why the device cannot run it at all, empty where it may.
     """
 
     latency_ms: Quantity
@@ -70,6 +70,34 @@ class Prediction:
     calibrated: bool
     alike: float
     notes: tuple[str, ...]
+    unfit: str = ""
+
+
+def read_file(source: Path, size: tuple[int, int] | None = None) -> Graph:
+    """The graph of an ONNX file. ``size``: height and width of its images, where the file leaves them free.
+
+    Raises:
+        UsageError: a size is missing, or the file has one.
+        ModelError: it cannot be read, with the reason.
+    """
+    from hardware_profiles.prediction import read_onnx
+
+    try:
+        return read_onnx.read(source, size)
+    except read_onnx.FreeSizeError as error:
+        raise UsageError(
+            f"{source.name} is for images of any size", todo="Say which with --input-size"
+        ) from error
+    except ValueError as error:
+        if size and "of its own" in str(error):
+            raise UsageError(
+                f"{source.name} has an image size of its own", todo="Leave --input-size out"
+            ) from error
+        raise ModelError(
+            f"{source.name} cannot be predicted",
+            str(error),
+            "Give an ONNX file that runs, or a model by its name",
+        ) from error
 
 
 def read_graph(source: Path | Any, channels: int = 3, height: int = 224, width: int = 224) -> Graph:
@@ -79,14 +107,7 @@ def read_graph(source: Path | Any, channels: int = 3, height: int = 224, width: 
         ModelError: it cannot be read or run, with the reason.
     """
     if isinstance(source, Path):
-        from hardware_profiles.prediction import read_onnx
-
-        try:
-            return read_onnx.read(source)
-        except ValueError as error:
-            raise ModelError(
-                f"{source.name} cannot be predicted", str(error), "Give an ONNX file, or a model with --model"
-            ) from error
+        return read_file(source)
     from hardware_profiles.prediction import read_torch
 
     try:
@@ -125,7 +146,8 @@ def predict(graph: Graph, profile: Profile, setting: Setting) -> Prediction:
     layers = _layers(ops, times, whole)
     bounds = _bounds(times, whole)
     need = _memory(graph, setting)
-    notes = [*graph.notes, *share_of_float, *_too_large(profile, need)]
+    unfit, doubt = _too_large(profile, need)
+    notes = [*graph.notes, *share_of_float, *doubt]
     return Prediction(
         latency,
         need,
@@ -136,6 +158,7 @@ def predict(graph: Graph, profile: Profile, setting: Setting) -> Prediction:
         found.calibrated,
         found.ratio,
         tuple(notes),
+        unfit,
     )
 
 
@@ -257,13 +280,14 @@ def _memory(graph: Graph, setting: Setting) -> Quantity:
     return Quantity(value, "MB", low, high, provenance="predicted", method=how)
 
 
-def _too_large(profile: Profile, need: Quantity) -> list[str]:
-    """A warning where the model may not fit into the device's memory."""
+def _too_large(profile: Profile, need: Quantity) -> tuple[str, list[str]]:
+    """(why it does not fit into the device's memory, or a warning where it may not)."""
     size = number(profile.facts, "memory_gb")
     if size is None or need.high is None or need.high < size * 1000:
-        return []
-    sure = "does not fit" if (need.low or 0.0) > size * 1000 else "may not fit"
-    return [f"it {sure} into the {size:g} GB of {profile.name}; then there is no such latency"]
+        return "", []
+    if (need.low or 0.0) > size * 1000:
+        return f"it needs at least {need.low / 1000:.2g} GB, and {profile.name} has {size:g} GB", []
+    return "", [f"it may not fit into the {size:g} GB of {profile.name}; then there is no such latency"]
 
 
 def _energy(profile: Profile, setting: Setting, latency: Quantity) -> Quantity:
@@ -346,7 +370,16 @@ def _other_precision(graph: Graph, profile: Profile, setting: Setting, whole: fl
     if one.sources | other.sources and not one.sources & other.sources:
         return []  # two people's toolchains and nets: their ratio says nothing of INT8
     table, _ = _table(graph, kernels(graph, other.kind.shape.residual), profile, asked, other)
-    gain = whole / float((table * np.exp(other.theta)).sum())
+    times = table * np.exp(other.theta)
+    gain = whole / float(times.sum())
+    shares = times.sum(0) / float(times.sum())
+    deviation = math.sqrt(2.0 * (float(shares @ other.covariance @ shares) + other.kind.noise**2))
+    reach = math.exp(
+        other.quantile * deviation
+    )  # as if the two were wrong by themselves: they share what they share
+    said = f"*{gain:.1f}x [{gain / reach:.1f}, {gain * reach:.1f}]"
     if gain < 1.1:
-        return [f"INT8 gains nothing here ({gain:.2f}x)"]
-    return [f"INT8 would be {gain:.1f}x as fast, if its accuracy holds"]
+        return [f"INT8 gains hardly anything here: {said} as fast"]
+    if gain / reach < 1.0:
+        return [f"INT8 may be {said} as fast, if its accuracy holds: that it is faster at all is not sure"]
+    return [f"INT8 would be {said} as fast, if its accuracy holds"]

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 CACHE = "~/.cache/edgefit/changes"
 SPARKS = "▁▂▃▄▅▆▇█"
-UNITS = {"latency": "ms", "throughput": "images/s", "memory": "MB", "energy": "mJ", "size": "kB", "accuracy": "%"}
+UNITS = {
+    "latency": "ms",
+    "throughput": "images/s",
+    "memory": "MB",
+    "energy": "mJ",
+    "size": "kB",
+    "accuracy": "%",
+}
 SCALES = {"size": 1e-3, "accuracy": 100.0}
 FEWEST_LEFT = 24
 """Columns that the name of a series gets at least."""
@@ -48,7 +55,13 @@ def to_document(path: Path, metrics: Sequence[str], match: str, last: int) -> Js
             "changes": [_change(series, c) for c in changed],
         })  # fmt: skip
     told.keep()
-    return {"schema": SCHEMA, "file": str(path), "series": found, "damaged": [list(d) for d in damaged], "missing": missing}
+    return {
+        "schema": SCHEMA,
+        "file": str(path),
+        "series": found,
+        "damaged": [list(d) for d in damaged],
+        "missing": missing,
+    }
 
 
 def _change(series: Series, change: Change) -> Json:
@@ -92,7 +105,9 @@ class _Changes:
 
 
 def _fits(places: Any, n: int) -> bool:
-    return isinstance(places, list) and all(isinstance(p, list) and len(p) == 5 and isinstance(p[0], int) and 0 < p[0] < n for p in places)
+    return isinstance(places, list) and all(
+        isinstance(p, list) and len(p) == 5 and isinstance(p[0], int) and 0 < p[0] < n for p in places
+    )
 
 
 def _shown(metric: str, value: float) -> str:
@@ -125,7 +140,9 @@ def terminal(document: Json, width: int = 80) -> str:
             share = values[-1] / values[-2] - 1 if relative and values[-2] else values[-1] - values[-2]
             step = f"{share * 100:+.1f}{'%' if relative else 'pt'}"
         room = max(1, width - 48)
-        lines.append(f"  {one['metric']:<10}  {latest:>14}  {step:>7}  {_spark(values[-room:])}  n={one['n']}")
+        lines.append(
+            f"  {one['metric']:<10}  {latest:>14}  {step:>7}  {_spark(values[-room:])}  n={one['n']}"
+        )
         for change in one["changes"]:
             lines.append("    " + sentence(one, change))
     if not document["series"]:
@@ -139,7 +156,9 @@ def sentence(one: Json, change: Json) -> str:
     """``worse by 5.2% between 1a2b3c4d5 and 6e7f8a9b0 (5.43 to 5.71 ms, p=0.0001)``."""
     relative = METRICS[one["metric"]].relative
     share = f"{abs(change['share']) * 100:.1f}{'%' if relative else 'pt'}"
-    levels = f"{_shown(one['metric'], change['before'])} to {_shown(one['metric'], change['after'])} {one['unit']}"
+    levels = (
+        f"{_shown(one['metric'], change['before'])} to {_shown(one['metric'], change['after'])} {one['unit']}"
+    )
     where = f"between {change['last']['commit'][:9]} and {change['first']['commit'][:9]}"
     return f"{'better' if change['better'] else 'worse'} by {share} {where} ({levels}, p={change['p']:.2g})"
 
@@ -152,11 +171,18 @@ def page(document: Json) -> str:
             "unit": one["unit"],
             "time": [r["time"] for r in one["results"]],
             "value": [r["value"] * SCALES.get(one["metric"], 1.0) for r in one["results"]],
-            "low": [(r["low"] if r["low"] is not None else r["value"]) * SCALES.get(one["metric"], 1.0) for r in one["results"]],
-            "high": [(r["high"] if r["high"] is not None else r["value"]) * SCALES.get(one["metric"], 1.0) for r in one["results"]],
+            "low": [
+                (r["low"] if r["low"] is not None else r["value"]) * SCALES.get(one["metric"], 1.0)
+                for r in one["results"]
+            ],
+            "high": [
+                (r["high"] if r["high"] is not None else r["value"]) * SCALES.get(one["metric"], 1.0)
+                for r in one["results"]
+            ],
             "commit": [r["commit"][:9] for r in one["results"]],
             "changes": [
-                {"time": c["first"]["time"], "better": c["better"], "text": sentence(one, c)} for c in one["changes"]
+                {"time": c["first"]["time"], "better": c["better"], "text": sentence(one, c)}
+                for c in one["changes"]
             ],
         }
         for one in document["series"]
@@ -167,4 +193,11 @@ def page(document: Json) -> str:
          "changes": [{"better": c["better"], "text": sentence(one, c)} for c in one["changes"]]}
         for one in document["series"]
     ]  # fmt: skip
-    return render("trend", plots, title=f"Trend of {Path(document['file']).name}", file=document["file"], rows=rows, missing=document["missing"])
+    return render(
+        "trend",
+        plots,
+        title=f"Trend of {Path(document['file']).name}",
+        file=document["file"],
+        rows=rows,
+        missing=document["missing"],
+    )

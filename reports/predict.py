@@ -28,6 +28,8 @@ def render_prediction(cell: Json) -> str:
         f"{cell['runtime']} {cell['precision']}, batch {cell['batch']}{threads}{mode}",
         "  PREDICTED, not measured: the device is not here",
     ]
+    if cell.get("reason"):
+        return "\n".join([*lines, *_wrapped("  ", f"It does not run there: {cell['reason']}.")])
     for key, label, unit in _ROWS:
         quantity = Quantity.from_json(cell[key])
         if quantity.value is None:

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.errors import MissingError, UsageError, WorkerError
@@ -55,6 +56,12 @@ def top(folder: Path) -> Path:
 def commit_of(folder: Path, revision: str) -> str:
     """The full name of a revision's commit. Raises UsageError where there is none of that name."""
     return git(folder, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
+
+
+def time_of(folder: Path, commit: str) -> str:
+    """When a commit was made, as ``2026-11-28T12:00:00Z``."""
+    seconds = int(git(folder, "show", "--no-patch", "--format=%ct", commit).decode().split()[-1])
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def file_at(revision: str, path: Path, build: str = "") -> tuple[Path, str]:

@@ -105,6 +105,7 @@ class Settings:
     subject: str = ""
     build: str = ""
     data: str = ""
+    history: str = ""
     metrics: tuple[str, ...] = ()
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -131,7 +132,7 @@ def _settings(part: Any, path: Path) -> Settings:
     where = f"[tool.edgefit.gate] of {path}"
     if not isinstance(part, dict):
         raise ConfigError(f"{where} is no table")
-    names = ("baseline", "subject", "build", "data")
+    names = ("baseline", "subject", "build", "data", "history")
     for key in part:
         if key not in (*names, "metrics", "variants"):
             raise ConfigError(f"{where} has no {key!r}", todo=nearest(key, (*names, "metrics", "variants")))

@@ -29,6 +29,8 @@ TERMS = (
 ``launch`` in ms per 1,000 kernels, ``call`` in microseconds per inference, ``serial`` in ms per 10^6 multiply-accumulates that
 must follow each other (the length of a kernel's sums, added up)."""
 COMPUTE, MEMORY, OVERHEAD = (*TERMS[:7], "smooth"), (*TERMS[7:10], "overflow"), ("launch", "call", "serial")
+DIRECT = 2.25
+"""What the smallest Winograd transform, of 2x2 outputs, saves (Lavin and Gray, CVPR 2016): empty tiles never cost more than doing without."""
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 RELUS = ("relu", "hardtanh", "clamp", "clamp_min")
 
@@ -68,13 +70,12 @@ def _waste(op: Op, place: int, batch: int, shape: Shape) -> float:
     if place == 3:
         area = op.kernel[0] * op.kernel[1] / 9
         return float((1 + shape.depthwise_pixels / pixels) * area**shape.depthwise_kernel)
-    factor = 1.0
-    if shape.tile > 1:
-        factor *= math.ceil(pixels / shape.tile) * shape.tile / pixels
+    tiled = math.ceil(pixels / shape.tile) * shape.tile / pixels
     if place == 0 and shape.winograd:
         side = math.sqrt(max(op.pixels, 1))
-        factor *= (math.ceil(side / shape.winograd - 1e-9) * shape.winograd / side) ** 2
-    return factor
+        whole = (math.ceil(side / shape.winograd - 1e-9) * shape.winograd / side) ** 2
+        return min(whole, DIRECT) * tiled  # runtimes take another algorithm where the tiles hardly fit
+    return tiled
 
 
 def _padding(op: Op, lanes: int) -> float:

@@ -7,6 +7,7 @@ hard swish) are none either.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import onnx
 
 KIND = {
-    "Conv": CONV, "ConvTranspose": CONV, "QLinearConv": CONV, "Gemm": GEMM, "MatMul": GEMM, "QLinearMatMul": GEMM,
+    "Conv": CONV, "ConvTranspose": CONV, "Gemm": GEMM, "MatMul": GEMM,
     "BatchNormalization": NORM, "LayerNormalization": NORM, "GroupNormalization": NORM, "InstanceNormalization": NORM,
     "Add": ADD, "Sub": ADD, "Sum": ADD, "Mul": MUL, "Div": MUL, "Pow": MUL, "Softmax": SOFTMAX, "LogSoftmax": SOFTMAX,
 }  # fmt: skip
@@ -126,18 +127,30 @@ FREE = frozenset(
 )
 """No work, or work on shapes."""
 RELUS = ("Relu", "Clip", "Min", "Max")
+INTEGER = re.compile(r"QLinear\w+|QGemm|ConvInteger|MatMulInteger")
+"""Operators that compute in integers by themselves, where others stand between QuantizeLinear and DequantizeLinear."""
+DIALECT = re.compile(r"^(QLinear|Fused|Q(?=Gemm))|Integer$|^N(?=hwc)")
+"""What onnxruntime adds to the name of the operator that it does."""
+WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
+"""Where operators have their weights; others: second."""
 
 
-def read(source: Path | onnx.ModelProto) -> Graph:
-    """The graph of an ONNX file, or of a model that is loaded.
+def plain(name: str) -> str:
+    """``QLinearConv`` and ``ConvInteger`` as ``Conv``."""
+    return DIALECT.sub("", name)
+
+
+def read(source: Path | onnx.ModelProto, size: tuple[int, int] | None = None) -> Graph:
+    """The graph of an ONNX file, or of a model that is loaded. ``size``: height and width where the file leaves them free.
 
     Raises:
-        ValueError: it cannot be read, or has no shapes to count with.
+        FreeSizeError: the file leaves them free and there is no ``size``.
+        ValueError: it cannot be read, has a size of its own beside ``size``, or no shapes to count with.
     """
     import onnx
 
     model = source if isinstance(source, onnx.ModelProto) else _load(source)
-    shapes = _shapes(model)
+    shapes = _shapes(_sized(model, size))
     reader = _Reader(model, shapes)
     for node in model.graph.node:
         reader.take(node)
@@ -149,9 +162,43 @@ def read(source: Path | onnx.ModelProto) -> Graph:
     return Graph(ops, sum(_size(shapes.get(n, ())) for n in inputs), outputs, reader.int8, notes)
 
 
+class FreeSizeError(ValueError):
+    """The file is for images of any size."""
+
+
+def _sized(model: onnx.ModelProto, size: tuple[int, int] | None) -> onnx.ModelProto:
+    """The model for images of that size, where it leaves that open."""
+    import onnx
+
+    constants = {t.name for t in model.graph.initializer}
+    images = [
+        v for v in model.graph.input if v.name not in constants and len(v.type.tensor_type.shape.dim) == 4
+    ]
+    free = False
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    for value in sized.graph.input:
+        if value.name not in {v.name for v in images}:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        last = not dims[1].dim_value and 0 < dims[3].dim_value <= 4  # channels last
+        for place, pixels in zip((1, 2) if last else (2, 3), size or (0, 0), strict=True):
+            if not dims[place].dim_value:
+                free = True
+                dims[place].Clear()
+                dims[place].dim_value = pixels
+    if free and size is None:
+        raise FreeSizeError("it is for images of any size")
+    if size is not None and not free:
+        raise ValueError("it has a size of its own")
+    return sized
+
+
 def _load(path: Path) -> onnx.ModelProto:
     import onnx
 
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")
     try:
         return onnx.load(path)
     except Exception as error:  # protobuf's own classes, and OSError
@@ -160,6 +207,27 @@ def _load(path: Path) -> onnx.ModelProto:
 
 def _size(shape: tuple[int, ...]) -> int:
     return prod(shape) if shape else 0
+
+
+SHAPED: dict[str, tuple[str, slice | tuple[int, ...]]] = {
+    "QLinearAdd": ("Add", (0, 3)), "QLinearMul": ("Mul", (0, 3)), "QLinearConcat": ("Concat", slice(2, None, 3)),
+    "QLinearSigmoid": ("Identity", (0,)), "QLinearLeakyRelu": ("Identity", (0,)), "QLinearSoftmax": ("Identity", (0,)),
+    "QLinearAveragePool": ("AveragePool", (0,)), "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "Gelu": ("Identity", (0,)), "FastGelu": ("Identity", (0,)), "QuickGelu": ("Identity", (0,)), "BiasGelu": ("Identity", (0,)),
+    "FusedConv": ("Conv", slice(None)), "FusedGemm": ("Gemm", slice(None)),
+}  # fmt: skip
+"""onnxruntime's own operators, and those of ONNX whose results have the same shape, with the inputs that decide it."""
+
+
+def _standard(node: Any) -> None:
+    """Make an operator of onnxruntime's one of ONNX's, whose shape can be inferred."""
+    if node.domain != "com.microsoft" or node.op_type not in SHAPED:
+        return
+    name, places = SHAPED[node.op_type]
+    inputs = node.input[places] if isinstance(places, slice) else [node.input[i] for i in places]
+    del node.input[:]
+    node.input.extend(inputs)
+    node.op_type, node.domain = name, ""
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -176,6 +244,8 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     del hollow.graph.value_info[:]
     for value in hollow.graph.output:
         value.type.tensor_type.ClearField("shape")
+    for node in hollow.graph.node:
+        _standard(node)
     try:
         inferred = onnx.shape_inference.infer_shapes(hollow, data_prop=True).graph
     except Exception as error:
@@ -214,7 +284,7 @@ class _Reader:
                 self.shapes.setdefault(n, self.shapes.get(held[0], ()) if held else ())
             return
         sources = tuple(dict.fromkeys(self.maker[n] for n in acts if n in self.maker))
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or INTEGER.fullmatch(node.op_type):
             self.int8 = True
         if node.op_type == "DequantizeLinear":
             self.dequantized.update(node.output)
@@ -274,22 +344,22 @@ class _Reader:
         return op
 
     def kind(self, node: Any) -> str:
-        name = node.op_type
+        name = plain(node.op_type)
         if name in KIND:
             return KIND[name]
         for names, kind in ((ACTS, ACT), (POOLS, POOL), (MOVES, MOVE)):
             if name in names:
                 return kind
-        self.unknown.add(name)
+        self.unknown.add(node.op_type)
         return OTHER
 
     def in_int8(self, node: Any) -> bool:
-        return node.op_type.startswith("QLinear") or bool(
+        return bool(INTEGER.fullmatch(node.op_type)) or bool(
             self.dequantized & {n for n in node.input[:1] if n not in self.constants}
         )
 
     def convolution(self, op: Op, node: Any, out: tuple[int, ...]) -> Op:
-        weight = self.shapes.get(node.input[3 if node.op_type == "QLinearConv" else 1], ())
+        weight = self.shapes.get(node.input[WEIGHT.get(node.op_type, 1)], ())
         if len(weight) < 3 or len(out) < 3:
             return op
         attributes = {a.name: a for a in node.attribute}
@@ -305,6 +375,11 @@ class _Reader:
 
     def product(self, op: Op, node: Any, acts: list[str], held: list[str], out: tuple[int, ...]) -> Op:
         first = self.shapes.get(node.input[0], ())
+        if first and not out and node.op_type == "QGemm":  # nobody infers the shape of its result
+            weight = self.shapes.get(node.input[WEIGHT["QGemm"]], ())
+            wide = weight[0] if any(a.name == "transB" and a.i for a in node.attribute) else weight[-1]
+            out = self.shapes[node.output[0]] = (*first[:-1], wide)
+            op = replace(op, writes=_size(out))
         if not first or not out:
             return op
         depth = first[-2] if any(a.name == "transA" and a.i for a in node.attribute) else first[-1]

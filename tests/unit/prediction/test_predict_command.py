@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import cache
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import errors
+from bench import errors, predicting
 from bench.cli import cli
 from hardware_profiles import load
 from hardware_profiles.predict import Setting, predict, read_graph
@@ -87,19 +89,60 @@ def test_a_short_name_of_a_power_mode_will_do_and_a_gpu_has_no_threads():
         "jetson-orin",
         "--power-mode",
         "15W",
-        "--threads",
-        "4",
         "--json",
     )
     cell = json.loads(found.stdout)
     assert cell["power_mode"] == "MODE_15W" and cell["threads"] == 1
 
 
-def test_a_model_that_does_not_fit_says_so(graph):
-    found = predict(
-        graph, load.load("raspberry-pi-zero2w"), Setting("litert", "fp32", batch=100_000, threads=4)
+def test_a_model_that_does_not_fit_has_no_latency(graph):
+    """It is failed with the reason; one that may not fit is warned of."""
+    profile = load.load("raspberry-pi-zero2w")
+    found = predict(graph, profile, Setting("litert", "fp32", batch=100_000, threads=4))
+    assert "raspberry-pi-zero2w has 0.5 GB" in found.unfit
+    cell = predicting.metrics(found, Setting("litert", "fp32", batch=100_000, threads=4))
+    assert cell["latency_ms"].value is None and cell["latency_ms"].reason == found.unfit
+    assert cell["energy_mj"].value is None and cell["memory_mb"].value > 500
+    batch = next(
+        b for b in range(100, 100_000, 100) if predict(graph, profile, Setting("litert", "fp32", b, 4)).notes
     )
-    assert any("does not fit into the 0.5 GB" in note for note in found.notes)
+    doubtful = predict(graph, profile, Setting("litert", "fp32", batch, 4))
+    assert "may not fit" in doubtful.notes[-1] and not doubtful.unfit
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "jetson-xavier", "galaxy-s24", "coral", "xeon-w-2233"])
+def test_a_larger_image_never_takes_less_time(name):
+    profile = load.load(name)
+    for runtime in profile.runtimes:
+        precision = "int8" if "int8" in profile.precisions and name == "coral" else "fp32"
+        if profile.refusal(runtime, precision):
+            continue
+        times = []
+        for side in (16, 32, 48, 64, 96, 112, 224):
+            times.append(predict(_sized(side), profile, Setting(runtime, precision)).latency_ms.value)
+        assert times == sorted(times), (runtime, times)
+
+
+@cache
+def _sized(side: int):
+    from distill import models
+
+    return read_graph(models.build("timm:resnet18", 10, 3), 3, side, side)
+
+
+def test_int8_advice_has_an_interval_and_its_doubt(graph):
+    advice = predict(graph, load.load("raspberry-pi-5"), Setting("litert", "fp32", threads=4)).advice
+    said = next(line for line in advice if line.startswith("INT8"))
+    assert re.search(r"\*\d+\.\dx \[\d+\.\d, \d+\.\d\]", said) and "not sure" in said
+
+
+def test_a_device_without_measurements_gets_the_runtime_that_was_measured_on_most_others():
+    pi = load.load("raspberry-pi-5")
+    groups = coefficients.stored()["groups"]
+    chosen = predicting.choose_runtime(pi, "fp32")
+    assert groups[f"{chosen}-float"]["devices"] == max(
+        groups.get(f"{r}-float", {"devices": 0})["devices"] for r in pi.runtimes
+    )
 
 
 def test_int8_advice_compares_only_what_the_same_people_measured(graph):
@@ -222,6 +265,10 @@ def test_a_pruned_model_of_ours_is_predicted_at_its_own_widths(tmp_path):
             "nothing that tensorrt runs on",
         ),
         (("--model", "edgefit:resnet8", "--profile", "raspberry-pi-5", "--threads", "64"), "it has 4"),
+        (
+            ("--model", "edgefit:resnet8", "--profile", "jetson-xavier", "--threads", "4"),
+            "Leave --threads out",
+        ),
         (("--model", "timm:resnet18", "--profile", "jetson-xavier", "--input-size", "8"), ""),
     ],
 )

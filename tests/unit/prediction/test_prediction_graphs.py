@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.errors import ModelError
+from bench.errors import ModelError, UsageError
 from hardware_profiles import load
-from hardware_profiles.predict import Setting, predict, read_graph
+from hardware_profiles.predict import Setting, predict, read_file, read_graph
 from hardware_profiles.prediction import features, memory
 from hardware_profiles.prediction.features import TERMS, Shape
 from hardware_profiles.prediction.graph import CONV, GEMM, Graph, Op, kernels
@@ -73,6 +73,57 @@ def test_a_file_that_is_no_onnx_is_an_error(tmp_path):
     path.write_bytes(b"\x00\x01 not a model")
     with pytest.raises(ModelError, match=r"broken\.onnx cannot be predicted"):
         read_graph(path)
+
+
+def _free(path, where):
+    """The file with its height and width left open."""
+    import onnx
+
+    model = onnx.load(path)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for place, name in ((2, "h"), (3, "w")):
+        dims[place].Clear()
+        dims[place].dim_param = name
+    onnx.save(model, where)
+    return where
+
+
+def test_a_file_for_any_size_wants_one_and_a_file_with_a_size_none(tmp_path):
+    fixed = to_onnx(Mixed(), tmp_path / "net.onnx")
+    free = _free(fixed, tmp_path / "free.onnx")
+    with pytest.raises(UsageError, match="Say which with --input-size"):
+        read_graph(free)
+    assert read_file(free, (32, 32)).macs == read_graph(fixed).macs
+    assert read_file(free, (64, 64)).macs > 3 * read_graph(fixed).macs
+    with pytest.raises(UsageError, match="size of its own"):
+        read_file(fixed, (32, 32))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "operators"])
+def test_files_that_compute_in_integers_by_themselves_keep_their_work(kind, tmp_path):
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+    plain = to_onnx(Mixed(), tmp_path / "net.onnx")
+    path = tmp_path / "int8.onnx"
+    if kind == "dynamic":
+        quantize_dynamic(plain, path, weight_type=QuantType.QUInt8)
+    else:
+        quantize_static(plain, path, Images(_first_input(plain)), quant_format=QuantFormat.QOperator)
+    found, expected = read_graph(path), read_graph(plain)
+    assert found.int8 and found.macs == expected.macs
+    assert all(op.quantized for op in found.ops if op.kind == CONV)
+
+
+def _first_input(path):
+    import onnx
+
+    return onnx.load(path).graph.input[0].name
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "net.onnx").touch()
+    with pytest.raises(ModelError, match="it is empty"):
+        read_graph(tmp_path / "net.onnx")
 
 
 class Images:
