@@ -17,6 +17,7 @@ import click
 from bench import (
     cli_explain,
     cli_gate,
+    cli_history,
     cli_hosts,
     cli_info,
     cli_measure,
@@ -311,7 +312,7 @@ def choose(
 
 for _command in (
     *cli_steps.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
-    *cli_gate.COMMANDS, *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
+    *cli_gate.COMMANDS, *cli_history.COMMANDS, *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)
 cli.add_command(cli_hosts.hosts, "host")

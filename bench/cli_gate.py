@@ -99,9 +99,8 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
         )
     report.check_files(files)
     wanted = thresholds((*metrics, *more), settings)
-    options = check.Options(
-        **rest | {"data": rest["data"] or settings.data, "budget": parse_quantity(budget, "latency") / 1e3}
-    )
+    own = {"data": rest["data"] or settings.data, "budget": parse_quantity(budget, "latency") / 1e3}
+    options = check.Options(**rest | own, history=Path(settings.history) if settings.history else None)
     with Progress(console(), quiet=as_json) as progress:
         if update_baseline:
             head = check.merged([check.open_source(name, options, settings) for name in names])

@@ -61,6 +61,7 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
     from bench import history as store
     from bench.gate import check, revisions
     from bench.progress import Progress
+    from reports import history as report
 
     place = _place(path)
     name = revisions.commit_of(Path.cwd(), commit)
@@ -71,6 +72,7 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
         for text in sources:
             source = check.complete(check.open_source(text, options), data, options, progress)
             added += store.add(place, source, name, time)
+        report.to_document(place, (), "*", 1)  # finds what changed now, so that `show` need not
     say(f"{place}: {added} results of {name[:9]} added" + ("" if added else "; they were there"))
     return errors.EXIT_DONE
 
@@ -85,7 +87,6 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def history_show(path: Path | None, metrics: tuple[str, ...], match: str, last: int, as_json: bool) -> int:
     """The latest results of each subject and metric, and where their level changed."""
-    from bench import history as store
     from reports import history as report
 
     document = report.to_document(_place(path), _metrics(metrics), match, last)
@@ -94,7 +95,6 @@ def history_show(path: Path | None, metrics: tuple[str, ...], match: str, last: 
         print_json(document)
     else:
         click.echo(report.terminal(document, console(stderr=False).width))
-    del store
     return errors.EXIT_DONE
 
 

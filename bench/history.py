@@ -20,17 +20,18 @@ from pathlib import Path
 from bench.errors import StoreError, UsageError, missing_extra
 from bench.gate.sides import Source, Subject
 from bench.gate.thresholds import METRICS
-from bench.records import checksum, parse_records
 from bench.types import SCHEMA, Json, to_json
 
 DEFAULT = Path("bench-history.jsonl")
+SUM = b',"sum":"'
+"""What stands before a line's checksum, which is of all that stands before this."""
 LEAST = 3
 """Results on either side of a change, at least."""
 PENALTY = 4.0
 """Of a change point, in variances times the logarithm of the series' length; BIC's would be 1 for each of level and place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """One subject's value of one metric at one commit; ``machine`` is a digest of what decides times."""
 
@@ -116,7 +117,8 @@ def add(path: Path, source: Source, commit: str, time: str) -> int:
             or (commit, json.dumps(record["subject"], sort_keys=True), machine, record["artifact"]) in known
         ):
             continue
-        lines.append(json.dumps(record | {"sum": checksum(record)}, separators=(",", ":")) + "\n")
+        body = json.dumps(record, separators=(",", ":"))[:-1].encode()
+        lines.append(body + SUM + _sum(body) + b'"}\n')
     if not lines and not known:
         raise UsageError(
             f"{source.title} has no numbers to keep",
@@ -125,7 +127,7 @@ def add(path: Path, source: Source, commit: str, time: str) -> int:
     with explain_disk_errors(path), path.open("ab") as file:
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             file.write(b"\n")
-        file.write("".join(lines).encode())
+        file.write(b"".join(lines))
         file.flush()
         os.fsync(file.fileno())
     return len(lines)
@@ -141,11 +143,25 @@ def read(path: Path) -> tuple[list[Json], list[tuple[int, str]]]:
     if not path.is_file():
         raise UsageError(f"There is no history {path}", todo="Begin one with `bench history add RUN`")
     try:
-        found, bad = parse_records(path.read_bytes())
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise StoreError(f"The history {path} cannot be read", str(error)) from error
-    unique = {str(r.get("sum")): r for r in found if r.get("kind") == "result"}
-    return sorted(unique.values(), key=lambda r: (r["time"], r["commit"])), bad
+    found, bad = {}, []
+    for number, line in enumerate(lines, 1):
+        body, mark, end = line.rpartition(SUM)
+        if not line.strip():
+            continue
+        if not mark or _sum(body) != end[:12]:
+            bad.append((number, "its checksum does not match" if mark else "not a result"))
+        elif end not in found:
+            found[end] = json.loads(line)
+    if any(r["schema"] > SCHEMA for r in found.values()):
+        raise StoreError(f"{path} was written by a newer edgefit", todo="Upgrade edgefit to read it")
+    return sorted(found.values(), key=lambda r: (r["time"], r["commit"])), bad
+
+
+def _sum(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest()[:12].encode()
 
 
 def series(
@@ -155,20 +171,16 @@ def series(
     from fnmatch import fnmatchcase
 
     names = {METRICS[name].key: name for name in metrics or METRICS}
-    found: dict[Series, list[Result]] = {}
-    subjects: dict[str, Subject] = {}
+    found: dict[tuple[tuple[object, ...], str, str], list[Result]] = {}
     for record in records:
-        text = json.dumps(record["subject"])
-        subject = subjects.setdefault(text, Subject(**record["subject"]))
-        if not fnmatchcase(subject.name, match):
-            continue
+        subject, machine = tuple(record["subject"].values()), record["machine"]
+        time, commit = record["time"], record["commit"]
         for key, number in record["numbers"].items():
             if key in names:
-                result = Result(
-                    record["time"], record["commit"], number["value"], number.get("low"), number.get("high")
-                )
-                found.setdefault(Series(subject, names[key], record["machine"]), []).append(result)
-    return found
+                result = Result(time, commit, number["value"], number.get("low"), number.get("high"))
+                found.setdefault((subject, names[key], machine), []).append(result)
+    by_series = {Series(Subject(*key[0]), key[1], key[2]): results for key, results in found.items()}  # type: ignore[arg-type]
+    return {one: results for one, results in by_series.items() if fnmatchcase(one.subject.name, match)}
 
 
 # --- what it tells
@@ -222,7 +234,8 @@ def changes(results: Sequence[Result], relative: bool = True) -> list[Change]:
         ruptures.KernelCPD(kernel="linear", min_size=LEAST).fit(values / noise).predict(pen=cost / noise**2)
     )
     found = []
-    for begin, at, end in zip([0, *ends[:-2]], ends[:-1], ends[1:], strict=True):
+    bounds = [0, *ends]
+    for begin, at, end in zip(bounds, bounds[1:], bounds[2:], strict=False):
         old, new = values[begin:at], values[at:end]
         p = float(mannwhitneyu(old, new).pvalue)
         # so few results cannot say more than that all of them lie apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from bench import history
 from bench.errors import MissingError
 from bench.gate.thresholds import METRICS
-from bench.types import SCHEMA, Json, digest, to_json
+from bench.types import SCHEMA, Json, to_json
 from reports import text
-from reports.page import render
 
 if TYPE_CHECKING:
     from bench.history import Change, Result, Series
 
+VERSION = 1
+"""Of the way changes are found: what was found otherwise is found anew."""
 CACHE = "~/.cache/edgefit/changes"
 SPARKS = "▁▂▃▄▅▆▇█"
 UNITS = {
@@ -28,8 +30,6 @@ UNITS = {
     "accuracy": "%",
 }
 SCALES = {"size": 1e-3, "accuracy": 100.0}
-FEWEST_LEFT = 24
-"""Columns that the name of a series gets at least."""
 
 
 def to_document(path: Path, metrics: Sequence[str], match: str, last: int) -> Json:
@@ -82,7 +82,9 @@ class _Changes:
         self._used: dict[str, Any] = {}
 
     def of(self, series: Series, results: list[Result]) -> list[Change]:
-        key = digest([series.metric, [r.value for r in results]])
+        key = hashlib.sha256(f"{VERSION} {series.metric} {[r.value for r in results]}".encode()).hexdigest()[
+            :16
+        ]
         places = self._known.get(key)
         if not _fits(places, len(results)):
             found = history.changes(results, METRICS[series.metric].relative)
@@ -154,17 +156,21 @@ def terminal(document: Json, width: int = 80) -> str:
 
 def sentence(one: Json, change: Json) -> str:
     """``worse by 5.2% between 1a2b3c4d5 and 6e7f8a9b0 (5.43 to 5.71 ms, p=0.0001)``."""
-    relative = METRICS[one["metric"]].relative
-    share = f"{abs(change['share']) * 100:.1f}{'%' if relative else 'pt'}"
     levels = (
         f"{_shown(one['metric'], change['before'])} to {_shown(one['metric'], change['after'])} {one['unit']}"
     )
     where = f"between {change['last']['commit'][:9]} and {change['first']['commit'][:9]}"
-    return f"{'better' if change['better'] else 'worse'} by {share} {where} ({levels}, p={change['p']:.2g})"
+    return f"{'better' if change['better'] else 'worse'} by {_share(one, change).lstrip('+-')} {where} ({levels}, p={change['p']:.2g})"
+
+
+def _share(one: Json, change: Json) -> str:
+    return f"{change['share'] * 100:+.1f}{'%' if METRICS[one['metric']].relative else 'pt'}"
 
 
 def page(document: Json) -> str:
     """The trends as one HTML file that needs no network."""
+    from reports.page import render
+
     plots = [
         {
             "title": f"{one['subject']}, {one['metric']}",
@@ -181,7 +187,12 @@ def page(document: Json) -> str:
             ],
             "commit": [r["commit"][:9] for r in one["results"]],
             "changes": [
-                {"time": c["first"]["time"], "better": c["better"], "text": sentence(one, c)}
+                {
+                    "time": c["first"]["time"],
+                    "better": c["better"],
+                    "text": sentence(one, c),
+                    "short": _share(one, c),
+                }
                 for c in one["changes"]
             ],
         }
@@ -189,7 +200,7 @@ def page(document: Json) -> str:
     ]
     rows = [
         {"subject": one["subject"], "metric": one["metric"], "machine": one["machine"], "n": one["n"],
-         "latest": f"{_shown(one['metric'], one['results'][-1]['value'])} {one['unit']}",
+         "order": one["results"][-1]["value"], "latest": f"{_shown(one['metric'], one['results'][-1]['value'])} {one['unit']}",
          "changes": [{"better": c["better"], "text": sentence(one, c)} for c in one["changes"]]}
         for one in document["series"]
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bench.gate.sides import Answers, Side, Source, Subject, from_file, from_run
 from bench.gate.thresholds import METRICS, Settings, Thresholds
 from bench.measure import environment
 from bench.measure.feeding import Feeding
-from bench.types import Notify, Quantity
+from bench.types import Json, Notify, Quantity
 
 GIT = "git:"
 
@@ -26,8 +26,8 @@ GIT = "git:"
 class Options:
     """How the sides are read and measured.
 
-    ``recorded``: compare numbers even where both artifacts are here. ``session``: relative deviation between sessions of
-    this history, and how many told it (:mod:`bench.history`).
+    ``recorded``: compare numbers even where both artifacts are here. ``history``: a file of results (:mod:`bench.history`) that
+    tells how much sessions of this machine differ.
     """
 
     runtime: str = ""
@@ -40,7 +40,7 @@ class Options:
     allow_missing: bool = False
     allow_new: bool = False
     recorded: bool = False
-    session: tuple[float, int] | None = None
+    history: Path | None = None
     feeding: Feeding = field(default_factory=Feeding)
 
 
@@ -272,13 +272,24 @@ def _recorded(
         f"environments differ: {text}" for text in unlike if f"environments differ: {text}" not in notes
     ]
     found = []
+    spread = _spread(options.history, machine)
     for subject, gates in wanted.items():
         side = _measured(subject, head.sides[subject], notify)
         found += [
-            lines.recorded(subject, m, gate, base.sides[subject], side, options.session)
+            lines.recorded(subject, m, gate, base.sides[subject], side, spread(m))
             for m, gate in gates.items()
         ]
     return found
+
+
+def _spread(history: Path | None, machine: Json) -> Callable[[str], tuple[float, int] | None]:
+    """How much sessions of a machine differ in a metric, by its history; None where that does not tell."""
+    if history is None or not history.is_file():
+        return lambda metric: None
+    from bench.history import machine_of, read, series, session_spread
+
+    found, name = series(read(history)[0]), machine_of(machine)
+    return lambda metric: session_spread(found, metric, name)
 
 
 def _measured(subject: Subject, side: Side, notify: Notify) -> Side:

@@ -275,3 +275,45 @@ def test_what_cannot_be_checked_is_wrong_usage(
 
 def test_the_simulation_and_the_check_share_their_statistics() -> None:
     assert noise.simulate("white", 0.05, 20).verdicts == {"REGRESSED": 20}
+
+
+def test_results_are_kept_per_commit_and_shown_and_plotted(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    classifier(tmp_path / "m.onnx")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    added = bench("history", "add", "m.onnx", "--runtime", "onnxruntime", cwd=tmp_path)
+    assert added.returncode == 0 and "1 results of" in added.stderr, added.stderr
+    shown = bench("history", "show", cwd=tmp_path)
+    assert shown.returncode == 0 and "m on onnxruntime" in shown.stdout and "latency" in shown.stdout
+    plotted = bench("history", "plot", cwd=tmp_path)
+    assert plotted.returncode == 0 and (tmp_path / "trend.html").stat().st_size > 1e6
+    nothing = bench("history", "show", "--file", "none.jsonl", cwd=tmp_path)
+    assert nothing.returncode == 2 and "Begin one" in nothing.stderr
+
+
+def test_two_stored_results_are_compared(tmp_path: Path) -> None:
+    for name, wrong in (("a", 0), ("b", 2)):
+        classifier(tmp_path / "m.onnx", wrong=wrong)
+        made = bench(
+            "gate",
+            "m.onnx",
+            "--baseline",
+            f"{name}.json",
+            "--update-baseline",
+            "--reason",
+            name,
+            *FEED,
+            cwd=tmp_path,
+        )
+        assert made.returncode == 0, made.stderr
+    done = bench("compare", "a.json", "b.json", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    verdicts = {line["metric"]: (line["mode"], line["verdict"]) for line in document["lines"]}
+    assert verdicts["accuracy"] == ("answers", "REGRESSED") and verdicts["size"] == ("exact", "SAME")
+    assert verdicts["latency"][0] == "recorded"
+    assert (
+        done.returncode == 0
+        and "| m on onnxruntime | accuracy |"
+        in bench("compare", "a.json", "b.json", "--format", "md", cwd=tmp_path).stdout
+    )
