@@ -16,6 +16,7 @@ import click
 
 from bench import (
     cli_explain,
+    cli_export,
     cli_gate,
     cli_history,
     cli_hosts,
@@ -301,17 +302,32 @@ def choose(
         raise errors.UsageError("--require-measured and --trust-predictions exclude each other")
     predictions = "refused" if require_measured else "middle" if trust_predictions else "pessimistic"
     constraints = chooser.parse_constraints(**limits, predictions=predictions)
-    choice = chooser.choose(open_run(run), constraints, objective, runtime, host, batch)
+    data = open_run(run)
+    choice = chooser.choose(data, constraints, objective, runtime, host, batch)
+    document = answer.choice_json(choice)
+    _keep_choice(data.path, document)
     if as_json:
-        print_json(answer.choice_json(choice))
+        print_json(document)
     else:
         width = console(stderr=False).width if sys.stdout.isatty() else None
         click.echo(answer.render_choice(choice, width=width))
     return errors.EXIT_DONE
 
 
+def _keep_choice(run: Path, document: dict[str, Any]) -> None:
+    """For `bench export --chosen`; a run that cannot be written to is chosen from all the same."""
+    import contextlib
+    import json
+
+    from bench.deploy.choice import CHOICE
+    from bench.store import write_atomic
+
+    with contextlib.suppress(OSError):
+        write_atomic(run / CHOICE, (json.dumps(document, indent=1) + "\n").encode())
+
+
 for _command in (
-    *cli_steps.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
+    *cli_steps.COMMANDS, *cli_export.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
     *cli_gate.COMMANDS, *cli_history.COMMANDS, *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)

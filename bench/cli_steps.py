@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench import errors
-from bench.terminal import console, find_run, print_json, say
+from bench.terminal import console, print_json, say
 
 
 def _data_options(data: str, image_size: int | None) -> Any:
@@ -17,15 +17,15 @@ def _data_options(data: str, image_size: int | None) -> Any:
     return DataOptions(spec=data, image_size=image_size)
 
 
-_data_option = click.option(
+data_option = click.option(
     "--data", default="digits", show_default=True, help="digits, folder:PATH, cifar10, ..."
 )
-_size_option = click.option(
+size_option = click.option(
     "--image-size",
     type=click.IntRange(4, 4096),
     help="Side in pixels; default: the data's own, for folders 64.",
 )
-_seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 _set_option = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="A training option: epochs, lr, augment, ..."
 )
@@ -35,7 +35,7 @@ _output_option = click.option(
 _test_option = click.option(
     "--test", is_flag=True, help="Judge the result on the test set, not on validation."
 )
-_json_option = click.option("--json", "as_json", is_flag=True)
+json_option = click.option("--json", "as_json", is_flag=True)
 
 
 def _training(sets: tuple[str, ...], has_weights: bool = False) -> Any:
@@ -87,13 +87,13 @@ def _do_step(
 @click.command()
 @click.option("--model", required=True, help="edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY.")
 @click.option("--weights", default="", help="Start from these weights.")
-@_data_option
-@_size_option
+@data_option
+@size_option
 @_output_option
-@_seed_option
+@seed_option
 @_set_option
 @_test_option
-@_json_option
+@json_option
 def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
     """Train one model."""
     from bench.steps import TrainStep
@@ -117,13 +117,13 @@ def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
 @click.option("--temperature", default=4.0, show_default=True)
 @click.option("--alpha", default=0.7, show_default=True, help="Weight of the teacher against the labels.")
 @click.option("--alone", is_flag=True, help="Then train the same student without a teacher, to compare.")
-@_data_option
-@_size_option
+@data_option
+@size_option
 @_output_option
-@_seed_option
+@seed_option
 @_set_option
 @_test_option
-@_json_option
+@json_option
 def distill(
     teachers: tuple[Path, ...],
     model: str,
@@ -173,13 +173,13 @@ def distill(
 )
 @click.option("--sparsity", default="", help="Zeros in place of fewer channels: 2:4 or unstructured.")
 @click.option("--amount", default=0.5, show_default=True, help="Share of zeros (unstructured).")
-@_data_option
-@_size_option
+@data_option
+@size_option
 @_output_option
-@_seed_option
+@seed_option
 @_set_option
 @_test_option
-@_json_option
+@json_option
 def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     """Remove channels of a model; recover its accuracy afterwards with `bench distill --student`."""
     import dataclasses
@@ -202,13 +202,13 @@ def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     "--scheme", default="u8s8", show_default=True, help="u8s8 (also LiteRT), u8s8-7bit or s8s8 (TensorRT)."
 )
 @click.option("--images", default=256, show_default=True, help="Calibration images for the first ranges.")
-@_data_option
-@_size_option
+@data_option
+@size_option
 @_output_option
-@_seed_option
+@seed_option
 @_set_option
 @_test_option
-@_json_option
+@json_option
 def qat(
     model: Path, teachers: tuple[Path, ...], scheme: str, images: int, sets: tuple[str, ...], **rest: Any
 ) -> int:
@@ -221,7 +221,7 @@ def qat(
     return _do_step(step, parent=model, teachers=teachers, **rest)
 
 
-def _export_file(
+def export_file(
     model: Path,
     output: Path,
     precision: str,
@@ -298,10 +298,10 @@ def trained_in_int8(model: Path) -> bool:
     type=click.Path(path_type=Path),
     help="The .onnx, .tflite or .pt2 file to write.",
 )
-@_data_option
-@_size_option
-@_seed_option
-@_json_option
+@data_option
+@size_option
+@seed_option
+@json_option
 def quantize(
     model: Path,
     precision: str,
@@ -331,8 +331,8 @@ def quantize(
     )
     check_quantize(step)
     if precision == "int8" and not scheme:
-        scheme = _default_scheme(output)
-    return _export_file(
+        scheme = default_scheme(output)
+    return export_file(
         model, output, precision, scheme if precision == "int8" else "", step, data, image_size, seed, as_json
     )
 
@@ -345,7 +345,7 @@ def _share(text: str) -> float:
         raise errors.UsageError(f"--max-drop wants a share such as 1%, not {text!r}") from err
 
 
-def _default_scheme(output: Path) -> str:
+def default_scheme(output: Path) -> str:
     from bench import runtimes, single
     from bench.measure import environment
 
@@ -353,57 +353,4 @@ def _default_scheme(output: Path) -> str:
     return runtimes.get(runtime or "onnxruntime").int8_scheme(environment.describe())
 
 
-@click.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--variant", help="With a run: the variant to take out of it.")
-@click.option("--format", "fmt", default="", help="With a run: onnx, tflite or pt2.")
-@click.option("--runtime", default="", help="With a run: the file that this runtime was given.")
-@click.option("--host", default="", help="With a run: local, or the device whose file is wanted.")
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The file to write; with a run, the folder.",
-)
-@_data_option
-@_size_option
-@_seed_option
-@_json_option
-def export(
-    source: Path,
-    variant: str | None,
-    fmt: str,
-    runtime: str,
-    host: str,
-    output: Path,
-    as_json: bool,
-    **rest: Any,
-) -> int:
-    """Write a model as ONNX, TFLite, Core ML or a torch program, or take a variant's file out of a run."""
-    from bench import single
-    from bench.types import to_json
-
-    if source.is_file() and source.suffix in single.FORMATS:
-        raise errors.UsageError(
-            f"{source.name} is exported already", todo="Export a .safetensors model file, or a run's variant"
-        )
-    if source.is_file() or source.suffix == ".safetensors":
-        simulated = source.suffix == ".safetensors" and trained_in_int8(source)
-        kind = ("int8", _default_scheme(output)) if simulated else ("fp32", "")
-        return _export_file(source, output, *kind, None, as_json=as_json, **rest)
-    if not variant and not source.exists():
-        raise errors.UsageError(f"There is no model file and no run {source}")
-    if not variant:
-        raise errors.UsageError(
-            "Say which variant of the run to export", todo="Add --variant NAME; `bench report` lists them"
-        )
-    target, artifact = single.export_variant(find_run(str(source)), variant, fmt, runtime, host, output)
-    if as_json:
-        print_json({"file": str(target), "artifact": to_json(artifact)})
-    else:
-        scheme = f" ({artifact.scheme})" if artifact.scheme else ""
-        click.echo(f"{target}: {artifact.precision}{scheme}, {artifact.size_bytes:,} bytes")
-    return errors.EXIT_DONE
-
-
-COMMANDS = (train, distill, prune, qat, quantize, export)
+COMMANDS = (train, distill, prune, qat, quantize)

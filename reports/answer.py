@@ -62,6 +62,7 @@ def _lines(choice: Choice, limit: int) -> list[str]:
     out = [f"Choose: {_place(choice.chosen)}", "", choice.explanation, ""]
     out += [f"Warning: {warning}." for warning in choice.warnings] + ([""] if choice.warnings else [])
     out += ["Export it with:", "", f"    {choice.command}", ""]
+    out += ["With an example, eight images, a check and a model card:", "", f"    {choice.folder}", ""]
     if choice.runners_up:
         out.append(f"Runners-up ({choice.considered}):")
         out += [f"- {_place(row)}: {_summary(row, choice.objective)}" for row in choice.runners_up[:limit]]

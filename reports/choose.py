@@ -58,7 +58,10 @@ SAME_SIZE = 0.02
 
 @dataclass(frozen=True)
 class Choice:
-    """The answer. ``runners_up`` fit too, best first; ``refused`` pairs a row with its reasons."""
+    """The answer. ``runners_up`` fit too, best first; ``refused`` pairs a row with its reasons.
+
+    ``command`` exports its file, ``folder`` all that it takes to ship it.
+    """
 
     objective: str
     constraints: Constraints
@@ -68,6 +71,7 @@ class Choice:
     refused: tuple[tuple[Row, tuple[str, ...]], ...]
     warnings: tuple[str, ...]
     command: str
+    folder: str
     explanation: str
 
 
@@ -290,6 +294,7 @@ def _choice(
     apart = constraints.predictions == REFUSED and target not in ("", "local", place)
     elsewhere = [f"this is the best on {place}, which is not {target}"] if apart else []
     command = shlex.join(["bench", "export", *words])
+    folder = shlex.join(["bench", "export", str(run.path), "--chosen", "--output", f"deploy/{name}"])
     return Choice(
         objective,
         constraints,
@@ -299,6 +304,7 @@ def _choice(
         tuple(refused),
         (*elsewhere, *_warnings(chosen, limits, objective)),
         command,
+        folder,
         _explain(run, chosen, objective, considered, len(ordered), len(refused), tied, limits),
     )
 
