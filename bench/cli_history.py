@@ -59,9 +59,9 @@ def history() -> None:
 def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtime: str, data: str) -> int:
     """Keep the numbers of runs, reports in JSON, baselines or model files (which are measured now)."""
     from bench import history as store
+    from bench import trends
     from bench.gate import check, revisions
     from bench.progress import Progress
-    from reports import history as report
 
     place = _place(path)
     name = revisions.commit_of(Path.cwd(), commit)
@@ -72,7 +72,7 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
         for text in sources:
             source = check.complete(check.open_source(text, options), data, options, progress)
             added += store.add(place, source, name, time)
-        report.to_document(place, (), "*", 1)  # finds what changed now, so that `show` need not
+        trends.to_document(place, (), "*", 1)  # finds what changed now, so that `show` need not
     say(f"{place}: {added} results of {name[:9]} added" + ("" if added else "; they were there"))
     return errors.EXIT_DONE
 
@@ -87,9 +87,10 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def history_show(path: Path | None, metrics: tuple[str, ...], match: str, last: int, as_json: bool) -> int:
     """The latest results of each subject and metric, and where their level changed."""
+    from bench import trends
     from reports import history as report
 
-    document = report.to_document(_place(path), _metrics(metrics), match, last)
+    document = trends.to_document(_place(path), _metrics(metrics), match, last)
     _say_damage(document)
     if as_json:
         print_json(document)
@@ -111,10 +112,11 @@ def history_show(path: Path | None, metrics: tuple[str, ...], match: str, last: 
 )
 def history_plot(path: Path | None, metrics: tuple[str, ...], match: str, output: Path) -> int:
     """A page with the trend of each subject and metric, its changes marked with their commits."""
+    from bench import trends
     from bench.store import explain_disk_errors, write_atomic
     from reports import history as report
 
-    document = report.to_document(_place(path), _metrics(metrics), match, 100_000)
+    document = trends.to_document(_place(path), _metrics(metrics), match, 100_000)
     _say_damage(document)
     with explain_disk_errors(output):
         write_atomic(output, report.page(document).encode())

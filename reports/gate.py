@@ -6,16 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from xml.etree import ElementTree
 
 from bench.errors import UsageError
 from bench.types import SCHEMA, Json, Quantity, to_json
 from reports import text
-
-if TYPE_CHECKING:
-    from bench.gate.lines import Checked, Line
-    from bench.gate.sides import Source
 
 ENDS = {0: "PASSED", 4: "REGRESSED", 5: "INCONCLUSIVE", 1: "FAILED"}
 MEANING = {
@@ -41,8 +37,8 @@ STYLES = {
 SUFFIXES = (".md", ".xml", ".json")
 
 
-def to_document(checked: Checked, base: Source, head: Source, code: int) -> Json:
-    """The JSON document: ``verdict``, ``exit_code``, ``base``, ``head``, ``lines``, what only one side has, ``notes``."""
+def to_document(checked: Any, base: Any, head: Any, code: int) -> Json:
+    """The JSON document of a ``bench.gate.lines.Checked`` and its two ``bench.gate.sides.Source``: ``verdict``, ``exit_code``, ``base``, ``head``, ``lines``, what only one side has, ``notes``."""
     counts: dict[str, int] = {}
     for line in checked.lines:
         counts[line.verdict] = counts.get(line.verdict, 0) + 1
@@ -61,7 +57,7 @@ def to_document(checked: Checked, base: Source, head: Source, code: int) -> Json
     }
 
 
-def _line(line: Line) -> Json:
+def _line(line: Any) -> Json:
     shown = {
         "base": _value(line, line.base),
         "head": _value(line, line.head),
@@ -78,7 +74,7 @@ def _line(line: Line) -> Json:
     }
 
 
-def _value(line: Line, quantity: Quantity) -> str:
+def _value(line: Any, quantity: Quantity) -> str:
     if quantity.value is None:
         return text.MISSING
     if line.metric == "size":
@@ -88,7 +84,7 @@ def _value(line: Line, quantity: Quantity) -> str:
     return f"{text.mark(quantity)}{text.number(quantity.value)} {quantity.unit}"
 
 
-def _change(line: Line) -> str:
+def _change(line: Any) -> str:
     """``+5.1% [+4.0, +6.2]``, or points of accuracy."""
     found = line.change
     if found.value is None:
@@ -101,7 +97,7 @@ def _change(line: Line) -> str:
     return f"{value}{unit} {bounds}".rstrip()
 
 
-def _limit(line: Line) -> str:
+def _limit(line: Any) -> str:
     return f"{line.gate * 100:.3g}{'%' if line.metric != 'accuracy' else 'pt'}"
 
 

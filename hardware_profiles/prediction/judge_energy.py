@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import lzma
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,7 +60,7 @@ def _alike(one: Series, other: Series) -> bool:
 
 def _values(path: Path, metric: str) -> dict[Key, float]:
     """The published values of a metric of single images; the mean where a run was repeated."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
         entries = [
             dict(e) | {"metric": "latency_ms"}
             for e in csv.DictReader(file)

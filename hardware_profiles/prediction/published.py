@@ -7,7 +7,7 @@ versions within a series differ in a factor of their own.
 from __future__ import annotations
 
 import csv
-import gzip
+import lzma
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hardware_profiles.prediction import zoo
 
-FILE = Path(__file__).with_name("published.csv.gz")
+FILE = Path(__file__).with_name("published.csv.xz")
 RUNTIMES = (
     (r"tflite edgetpu", "edgetpu"), (r"tflite gpu", "litert-gpu"), (r"tflite nnapi", "litert-nnapi"),
     (r"TFLite .*xnnpack", "litert-xnnpack"), (r"TFLite v1\.", "litert-1"), (r"tflite", "litert"), (r"ArmNN", "armnn"),
@@ -92,7 +92,7 @@ class Row:
 
 def read(path: Path = FILE) -> tuple[list[Row], Counter[str]]:
     """The rows that name a net, a batch and a time, and why how many others were left out."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
         return rows_of(csv.DictReader(file))
 
 

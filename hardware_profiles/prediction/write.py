@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
+import lzma
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def everything(path: Path, notify: Notify, check: bool = False) -> list[Path]:
         for by in ("family", "device")
     }
     widths = {by: (evaluate.quantiles(rows), evaluate.ratios(rows)) for by, rows in held.items()}
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
         powers = calibrate.powers(csv.DictReader(file))
     texts = {FILE: runtimes_text(samples, result, widths)}
     for name, tables in _by_profile(table, samples, result).items():

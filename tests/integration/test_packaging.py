@@ -61,6 +61,7 @@ def test_extras_are_those_whose_code_exists(wheel):
         "codecarbon",
         "tune",
         "browser",
+        "history",
         "coreml",
         "all",
         "dev",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import history
+from bench import history, trends
 from bench.errors import StoreError, UsageError
 from bench.gate.sides import Side, Source, Subject
 from bench.history import Result
@@ -42,7 +42,7 @@ def results(values: list[float]) -> list[Result]:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trends, "CACHE", str(tmp_path / "cache"))
 
 
 # --- the file
@@ -180,7 +180,7 @@ def kept(tmp_path: Path) -> Path:
 
 
 def test_the_table_has_the_latest_value_and_the_change_with_its_commits(kept: Path) -> None:
-    shown = report.terminal(report.to_document(kept, ("latency",), "*", 10))
+    shown = report.terminal(trends.to_document(kept, ("latency",), "*", 10))
     assert "6.01 ms" in shown and "n=20" in shown
     assert (
         "worse by 20.0% between 000000000 and 000000000 (5.01 to 6.01 ms" in shown and "accuracy" not in shown
@@ -188,19 +188,19 @@ def test_the_table_has_the_latest_value_and_the_change_with_its_commits(kept: Pa
 
 
 def test_changes_are_looked_for_once(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = report.to_document(kept, (), "*", 10)
+    first = trends.to_document(kept, (), "*", 10)
     monkeypatch.setattr(history, "changes", lambda *_: pytest.fail("looked for again"))
-    assert report.to_document(kept, (), "*", 10) == first
+    assert trends.to_document(kept, (), "*", 10) == first
 
 
 def test_the_page_is_one_file_with_every_change_and_no_network(kept: Path) -> None:
-    page = report.page(report.to_document(kept, (), "*", 100))
+    page = report.page(trends.to_document(kept, (), "*", 100))
     assert "worse by 20.0%" in page and "connect-src" not in page and "default-src 'none'" in page
     assert 'src="http' not in page and page.count('class="plot"') == 2
 
 
 def test_the_document_is_json(kept: Path) -> None:
-    document = report.to_document(kept, (), "stu*", 5)
+    document = trends.to_document(kept, (), "stu*", 5)
     assert json.loads(json.dumps(document)) == document
     assert {s["metric"] for s in document["series"]} == {"latency", "accuracy"}
-    assert not report.to_document(kept, (), "nobody", 5)["series"]
+    assert not trends.to_document(kept, (), "nobody", 5)["series"]

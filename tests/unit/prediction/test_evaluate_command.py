@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
+import lzma
 import shutil
 
 import pytest
@@ -22,8 +22,8 @@ DEVICES = ("raspberry-pi-4", "raspberry-pi-3b+", "raspberry-pi-zero2w", "pixel-2
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """The published rows of four small nets with ncnn and TFLite on four devices, and all of the power of a Raspberry Pi."""
-    path = tmp_path_factory.mktemp("published") / "small.csv.gz"
-    with gzip.open(published.FILE, "rt", encoding="utf-8", newline="") as source:
+    path = tmp_path_factory.mktemp("published") / "small.csv.xz"
+    with lzma.open(published.FILE, "rt", encoding="utf-8", newline="") as source:
         reader = csv.DictReader(source)
         rows = [r for r in reader if r["device_profile"] in DEVICES]
         names = reader.fieldnames
@@ -34,7 +34,7 @@ def table(tmp_path_factory):
         or (r["canonical_model"] in NETS and r["input_size"] in sizes and "ncnn" in r["runtime"])
         or (r["canonical_model"] in NETS and r["input_size"] in sizes and r["runtime"] == "TFLite v2.7.1 (ruy)")
     ]  # fmt: skip
-    with gzip.open(path, "wt", encoding="utf-8", newline="") as target:
+    with lzma.open(path, "wt", encoding="utf-8", newline="") as target:
         writer = csv.DictWriter(target, names)
         writer.writeheader()
         writer.writerows(kept)

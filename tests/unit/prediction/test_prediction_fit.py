@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import lzma
 from dataclasses import replace
 
 import numpy as np
@@ -190,7 +190,7 @@ def test_repetitions_count_once_and_versions_apart():
 
 
 def test_every_published_latency_is_used_or_counted_with_a_reason():
-    with gzip.open(published.FILE, "rt", encoding="utf-8", newline="") as file:
+    with lzma.open(published.FILE, "rt", encoding="utf-8", newline="") as file:
         wanted = sum(e["metric"] in ("latency_ms", "throughput_ips") for e in csv.DictReader(file))
     rows, left = published.read()
     assert len(rows) + sum(left.values()) == wanted
