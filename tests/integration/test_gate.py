@@ -136,7 +136,6 @@ def test_a_budget_that_is_too_small_is_inconclusive_and_no_verdict(tmp_path: Pat
     files = ("gate", "b.onnx", "--baseline", "a.onnx", "--metric", "latency:0.001%", "--budget", "1s")
     done = bench(*files, cwd=tmp_path)
     assert done.returncode == 5 and "INCONCLUSIVE" in done.stdout and "would have been seen" in done.stdout
-    assert bench(*files, "--allow-inconclusive", cwd=tmp_path).returncode == 0
 
 
 def test_a_stored_baseline_is_updated_with_a_reason_and_measured_beside_what_is_new(tmp_path: Path) -> None:
@@ -293,27 +292,16 @@ def test_results_are_kept_per_commit_and_shown_and_plotted(tmp_path: Path) -> No
 
 
 def test_two_stored_results_are_compared(tmp_path: Path) -> None:
-    for name, wrong in (("a", 0), ("b", 2)):
-        classifier(tmp_path / "m.onnx", wrong=wrong)
-        made = bench(
-            "gate",
-            "m.onnx",
-            "--baseline",
-            f"{name}.json",
-            "--update-baseline",
-            "--reason",
-            name,
-            *FEED,
-            cwd=tmp_path,
-        )
-        assert made.returncode == 0, made.stderr
+    classifier(tmp_path / "m.onnx")
+    update = ("gate", "m.onnx", "--baseline", "a.json", "--update-baseline", "--reason", "a", *FEED)
+    assert bench(*update, cwd=tmp_path).returncode == 0
+    other = json.loads((tmp_path / "a.json").read_text())
+    other["subjects"][0]["artifact"]["sha256"] = "0" * 64
+    other["subjects"][0]["numbers"]["size_bytes"]["value"] *= 1.5
+    (tmp_path / "b.json").write_text(json.dumps(other))
     done = bench("compare", "a.json", "b.json", "--json", cwd=tmp_path)
-    document = json.loads(done.stdout)
-    verdicts = {line["metric"]: (line["mode"], line["verdict"]) for line in document["lines"]}
-    assert verdicts["accuracy"] == ("answers", "REGRESSED") and verdicts["size"] == ("exact", "SAME")
-    assert verdicts["latency"][0] == "recorded"
-    assert (
-        done.returncode == 0
-        and "| m on onnxruntime | accuracy |"
-        in bench("compare", "a.json", "b.json", "--format", "md", cwd=tmp_path).stdout
-    )
+    verdicts = {line["metric"]: (line["mode"], line["verdict"]) for line in json.loads(done.stdout)["lines"]}
+    assert verdicts["accuracy"] == ("answers", "SAME") and verdicts["size"] == ("exact", "REGRESSED")
+    assert verdicts["latency"][0] == "recorded" and done.returncode == 0
+    table = bench("compare", "a.json", "b.json", "--format", "md", cwd=tmp_path).stdout
+    assert "| m on onnxruntime | accuracy |" in table
