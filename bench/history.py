@@ -40,6 +40,7 @@ class Result:
     value: float
     low: float | None
     high: float | None
+    provenance: str = "measured"
 
 
 @dataclass(frozen=True, order=True)
@@ -177,7 +178,9 @@ def series(
         time, commit = record["time"], record["commit"]
         for key, number in record["numbers"].items():
             if key in names:
-                result = Result(time, commit, number["value"], number.get("low"), number.get("high"))
+                result = Result(
+                    time, commit, number["value"], number.get("low"), number.get("high"), number["provenance"]
+                )
                 found.setdefault((subject, names[key], machine), []).append(result)
     by_series = {Series(Subject(*key[0]), key[1], key[2]): results for key, results in found.items()}  # type: ignore[arg-type]
     return {one: results for one, results in by_series.items() if fnmatchcase(one.subject.name, match)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,7 +12,8 @@ from bench.errors import UsageError
 from bench.types import SCHEMA, Json, Quantity, to_json
 from reports import text
 
-ENDS = {0: "PASSED", 4: "REGRESSED", 5: "INCONCLUSIVE", 1: "FAILED"}
+WORST = ("FAILED", "REGRESSED", "INCONCLUSIVE")
+"""The worst line names the whole, whatever the exit code is; with none of these it PASSED, and without a line all is NEW."""
 MEANING = {
     "REGRESSED": "worse by more than the limit, beyond chance",
     "IMPROVED": "better by more than the limit, beyond chance",
@@ -44,7 +44,7 @@ def to_document(checked: Any, base: Any, head: Any, code: int) -> Json:
         counts[line.verdict] = counts.get(line.verdict, 0) + 1
     return {
         "schema": SCHEMA,
-        "verdict": ENDS.get(code, "FAILED"),
+        "verdict": next((v for v in WORST if v in counts), "PASSED" if counts else "NEW"),
         "exit_code": code,
         "base": {"title": base.title, "commit": base.commit},
         "head": {"title": head.title, "commit": head.commit},
@@ -92,7 +92,7 @@ def _change(line: Any) -> str:
     unit = "%" if found.unit == "ratio" else "pt"
     if found.low == found.high == found.value:
         return f"{found.value * 100:+.1f}{unit}" if found.value else f"0{unit}"
-    shown = text.points(replace(found, provenance="measured"), sign="+")
+    shown = text.points(found, sign="+")
     value, _, bounds = shown.partition(" ")
     return f"{value}{unit} {bounds}".rstrip()
 

@@ -43,7 +43,7 @@ def terminal(document: Json, width: int = 80) -> str:
             subject = one["subject"]
             lines.append(subject)
         values = [r["value"] for r in one["results"]]
-        latest = f"{_shown(one['metric'], values[-1])} {UNITS[one['metric']]}"
+        latest = f"{text.MARKS.get(one['results'][-1]['provenance'], '?')}{_shown(one['metric'], values[-1])} {UNITS[one['metric']]}"
         step = ""
         if len(values) > 1:
             relative = one["relative"]
@@ -106,7 +106,7 @@ def page(document: Json) -> str:
     ]
     rows = [
         {"subject": one["subject"], "metric": one["metric"], "machine": one["machine"], "n": one["n"],
-         "order": one["results"][-1]["value"], "latest": f"{_shown(one['metric'], one['results'][-1]['value'])} {UNITS[one['metric']]}",
+         "order": one["results"][-1]["value"], "latest": f"{text.MARKS.get(one['results'][-1]['provenance'], '?')}{_shown(one['metric'], one['results'][-1]['value'])} {UNITS[one['metric']]}",
          "changes": [{"better": c["better"], "text": sentence(one, c)} for c in one["changes"]]}
         for one in document["series"]
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from bench.gate.sides import Answers, Side, Subject
 from bench.gate.thresholds import METRICS
 from bench.measure.paired import POWER, Verdict
 from bench.types import Quantity
+from reports.rows import weakest
 
 Mode = Literal["paired", "recorded", "exact", "answers"]
 FAILED: Literal["FAILED"] = "FAILED"
@@ -221,9 +222,8 @@ def recorded(
         else f"{deviation:.0%} between sessions assumed"
     )
     method = f"means of processes at two times; {told}; t interval of {1 - ALPHA:.1%}"
-    change = Quantity(
-        math.expm1(centre), "ratio", math.expm1(low), math.expm1(high), None, "measured", method
-    )
+    sure = weakest(before, after)
+    change = Quantity(math.expm1(centre), "ratio", math.expm1(low), math.expm1(high), None, sure, method)
     return Line(subject, name, "recorded", gate, before, after, change, verdict, p, max(gate, seen), told)
 
 

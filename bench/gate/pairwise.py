@@ -120,21 +120,15 @@ def measure(timed: Sequence[Timed], others: Sequence[Line], budget: float, notif
     Returns:
         The lines of the subjects, before :func:`bench.gate.lines.together`.
     """
-    start, spent, measured = time.monotonic(), 0.0, 0
+    start, measured = time.monotonic(), 0
     for n in LOOKS:
-        wanted = [t for t in timed if not t.failed and _open(t, timed, others)]
-        if not wanted:
-            break
-        more = sum(n - len(t.pairs) for t in wanted)
-        if measured and spent / measured * more > budget - spent:
-            notify("note", {"text": f"stopped at the budget of {budget:.0f} s"})
-            break
-        for one in wanted:
-            before = len(one.pairs)
-            notify("item", {"name": f"{one.subject.label}: pairs {before + 1} to {n}", "done": False})
+        for one in [t for t in timed if not t.failed and _open(t, timed, others)]:
+            spent, more = time.monotonic() - start, n - len(one.pairs)
+            if measured and spent * (1 + more / measured) > budget:
+                continue
+            notify("item", {"name": f"{one.subject.label}: pairs {len(one.pairs) + 1} to {n}", "done": False})
             one.measure_to(n)
-            measured += len(one.pairs) - before
-        spent = time.monotonic() - start
+            measured += more
     return [line for one in timed for line in one.lines()]
 
 

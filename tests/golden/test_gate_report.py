@@ -107,3 +107,33 @@ def test_files_by_their_names(document: Json, tmp_path: Path) -> None:
     assert (tmp_path / "out.xml").read_text().startswith("<?xml")
     with pytest.raises(UsageError, match="must end in"):
         gate.check_files([tmp_path / "out.txt"])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole"),
+    [
+        (["SAME", "IMPROVED"], "PASSED"),
+        (["SAME", "INCONCLUSIVE"], "INCONCLUSIVE"),
+        (["REGRESSED", "INCONCLUSIVE"], "REGRESSED"),
+        (["REGRESSED", "FAILED"], "FAILED"),
+        ([], "NEW"),
+    ],
+)
+def test_the_whole_is_named_by_its_worst_line_also_where_the_exit_code_is_0(
+    verdicts: list[str], whole: str
+) -> None:
+    one = q(0.0, 0.0, 0.0, "ratio")
+    lines = tuple(line("m", "size", "exact", one, one, one, verdict) for verdict in verdicts)
+    found = gate.to_document(Checked(lines), Source("a", {}), Source("b", {}), 0)
+    assert found["verdict"] == whole and found["exit_code"] == 0
+
+
+def test_a_change_of_estimates_is_marked_as_one(document: Json) -> None:
+    guess = Quantity(0.2, "ratio", 0.1, 0.3, None, "estimated", "")
+    shown = gate.to_document(
+        Checked((line("m", "memory", "recorded", guess, guess, guess, "REGRESSED"),)),
+        Source("a", {}),
+        Source("b", {}),
+        4,
+    )
+    assert shown["lines"][0]["shown"]["change"].startswith("~+20.0%")

@@ -300,7 +300,9 @@ def test_two_stored_results_are_compared(tmp_path: Path) -> None:
     other["subjects"][0]["numbers"]["size_bytes"]["value"] *= 1.5
     (tmp_path / "b.json").write_text(json.dumps(other))
     done = bench("compare", "a.json", "b.json", "--json", cwd=tmp_path)
-    verdicts = {line["metric"]: (line["mode"], line["verdict"]) for line in json.loads(done.stdout)["lines"]}
+    document = json.loads(done.stdout)
+    verdicts = {line["metric"]: (line["mode"], line["verdict"]) for line in document["lines"]}
+    assert document["verdict"] == "REGRESSED", "it exits with 0, but that is no pass"
     assert verdicts["accuracy"] == ("answers", "SAME") and verdicts["size"] == ("exact", "REGRESSED")
     assert verdicts["latency"][0] == "recorded" and done.returncode == 0
     table = bench("compare", "a.json", "b.json", "--format", "md", cwd=tmp_path).stdout
