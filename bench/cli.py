@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from bench import (
+    cli_choose,
     cli_explain,
     cli_export,
     cli_gate,
@@ -24,12 +25,13 @@ from bench import (
     cli_measure,
     cli_predict,
     cli_profiles,
+    cli_report,
     cli_steps,
     cli_tune,
     errors,
 )
 from bench.errors import EdgefitError
-from bench.terminal import RUNS, console, open_run, print_json, say
+from bench.terminal import RUNS, console, print_json, say
 
 
 class _Group(click.Group):
@@ -122,12 +124,12 @@ def run(out: Path | None, dry_run: bool, fresh: bool, as_json: bool, **chosen: A
     if as_json:
         from reports import tables
 
-        click.echo(tables.render(data, "json"))
+        click.echo(tables.render([data], "json"))
     else:
-        _print_report(data)
+        cli_report.print_report([data])
         html = path / "report.html"
         if outcome.made or not html.exists():
-            _write_report(data, "html", html)
+            cli_report.write_report([data], "html", html)
         say(
             f"\n{plural(outcome.made, 'record')} made, {outcome.reused} already done, in {seconds:.1f} s. Report: {html}\n"
             f"Next: bench choose {path} --max-drop 1%"
@@ -220,114 +222,8 @@ def _matrix(plan: Any) -> Any:
     return table
 
 
-# --- bench report, choose
-
-
-def _print_report(data: Any) -> None:
-    from reports import tables
-
-    terminal = console(stderr=False)
-    terminal.print(tables.render_rich(data))
-
-
-def _write_report(data: Any, fmt: str, output: Path) -> None:
-    from bench.store import explain_disk_errors, write_atomic
-    from reports import tables
-
-    with explain_disk_errors(output):
-        write_atomic(output, tables.render(data, fmt).encode())
-
-
-@cli.command()
-@click.argument("run", required=False)
-@click.option(
-    "--format",
-    "fmt",
-    type=click.Choice(["terminal", "md", "html", "csv", "json"]),
-    default="terminal",
-    show_default=True,
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Write to this file instead of standard output."
-)
-def report(run: str | None, fmt: str, output: Path | None) -> int:
-    """The trade-off table of a run, with provenance, intervals, failures and skips."""
-    from reports import tables
-
-    data = open_run(run)
-    if output is not None:
-        _write_report(data, fmt, output)
-        say(f"wrote {output}")
-    elif fmt == "terminal":
-        _print_report(data)
-    else:
-        click.echo(tables.render(data, fmt))
-    return errors.EXIT_DONE
-
-
-@cli.command()
-@click.argument("run", required=False)
-@click.option("--max-latency", help="For example 5ms.")
-@click.option("--max-size", help="For example 5MB.")
-@click.option("--max-memory", help="For example 50MB.")
-@click.option("--max-energy", help="Per image, for example 3mJ.")
-@click.option("--min-accuracy", help="For example 0.9 or 90%.")
-@click.option("--max-drop", help="Points of accuracy below the reference, for example 1%.")
-@click.option(
-    "--objective",
-    default="latency",
-    show_default=True,
-    help="What to make best: latency, size, memory, energy, accuracy.",
-)
-@click.option("--runtime", help="Only this runtime.")
-@click.option("--host", help="Only cells of this host: local, or the target's name.")
-@click.option("--batch", type=click.IntRange(1), help="Only this batch size; default: the smallest.")
-@click.option("--require-measured", is_flag=True, help="Refuse cells whose values are predicted.")
-@click.option(
-    "--trust-predictions", is_flag=True, help="Judge predictions by their middle, not by the worse end."
-)
-@click.option("--json", "as_json", is_flag=True)
-def choose(
-    run: str | None, objective: str, runtime: str | None, host: str | None, batch: int | None, as_json: bool,
-    require_measured: bool, trust_predictions: bool, **limits: str | None,
-) -> int:  # fmt: skip
-    """Name the variant to ship under these constraints, and why each other was refused.
-
-    What is predicted counts with the worse end of its 90% interval.
-    """
-    from reports import answer
-    from reports import choose as chooser
-
-    if require_measured and trust_predictions:
-        raise errors.UsageError("--require-measured and --trust-predictions exclude each other")
-    predictions = "refused" if require_measured else "middle" if trust_predictions else "pessimistic"
-    constraints = chooser.parse_constraints(**limits, predictions=predictions)
-    data = open_run(run)
-    choice = chooser.choose(data, constraints, objective, runtime, host, batch)
-    document = answer.choice_json(choice)
-    _keep_choice(data.path, document)
-    if as_json:
-        print_json(document)
-    else:
-        width = console(stderr=False).width if sys.stdout.isatty() else None
-        click.echo(answer.render_choice(choice, width=width))
-    return errors.EXIT_DONE
-
-
-def _keep_choice(run: Path, document: dict[str, Any]) -> None:
-    """For `bench export --chosen`; a run that cannot be written to is chosen from all the same."""
-    import contextlib
-    import json
-
-    from bench.deploy.choice import CHOICE
-    from bench.store import write_atomic
-
-    with contextlib.suppress(OSError):
-        write_atomic(run / CHOICE, (json.dumps(document, indent=1) + "\n").encode())
-
-
 for _command in (
-    *cli_steps.COMMANDS, *cli_export.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
+    *cli_steps.COMMANDS, *cli_export.COMMANDS, *cli_report.COMMANDS, *cli_choose.COMMANDS, *cli_tune.COMMANDS, *cli_measure.COMMANDS, *cli_explain.COMMANDS,
     *cli_gate.COMMANDS, *cli_history.COMMANDS, *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)

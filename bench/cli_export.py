@@ -62,11 +62,11 @@ def export(
     from bench.types import to_json
 
     if chosen:
-        if variant or fmt or runtime or host:
+        if variant or fmt or runtime:
             raise errors.UsageError(
-                "--chosen says which file", todo="Leave --variant, --format, --runtime and --host out"
+                "--chosen says which file", todo="Leave --variant, --format and --runtime out"
             )
-        return _deploy(find_run(str(source)), output, licence, data_licence, as_json)
+        return _deploy(find_run(str(source)), host, output, licence, data_licence, as_json)
     if source.is_file() and source.suffix in single.FORMATS:
         raise errors.UsageError(
             f"{source.name} is exported already", todo="Export a .safetensors model file, or a run's variant"
@@ -90,12 +90,12 @@ def export(
     return errors.EXIT_DONE
 
 
-def _deploy(path: Path, output: Path, licence: str, data_licence: str, as_json: bool) -> int:
+def _deploy(path: Path, host: str, output: Path, licence: str, data_licence: str, as_json: bool) -> int:
     from bench.deploy import choice, folder
     from bench.store import read_run
 
     run = read_run(path)
-    chosen = choice.read_choice(run)
+    chosen = choice.read_choice(run, host)
     names = folder.write(run, chosen, output, licence, data_licence)
     if as_json:
         print_json(

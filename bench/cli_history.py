@@ -26,7 +26,8 @@ _metric = click.option(
 _match = click.option("--subject", "match", default="*", metavar="GLOB", help="Only subjects of that name.")
 
 
-def _place(path: Path | None) -> Path:
+def place_of(path: Path | None) -> Path:
+    """The file of the history: as given, as pyproject.toml says, or the usual one."""
     from bench.gate.thresholds import read_settings
     from bench.history import DEFAULT
 
@@ -63,7 +64,7 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
     from bench.gate import check, revisions
     from bench.progress import Progress
 
-    place = _place(path)
+    place = place_of(path)
     name = revisions.commit_of(Path.cwd(), commit)
     time = revisions.time_of(Path.cwd(), name)
     options = check.Options(runtime=runtime, data=data)
@@ -90,7 +91,7 @@ def history_show(path: Path | None, metrics: tuple[str, ...], match: str, last: 
     from bench import trends
     from reports import history as report
 
-    document = trends.to_document(_place(path), _metrics(metrics), match, last)
+    document = trends.to_document(place_of(path), _metrics(metrics), match, last)
     _say_damage(document)
     if as_json:
         print_json(document)
@@ -116,7 +117,7 @@ def history_plot(path: Path | None, metrics: tuple[str, ...], match: str, output
     from bench.store import explain_disk_errors, write_atomic
     from reports import history as report
 
-    document = trends.to_document(_place(path), _metrics(metrics), match, 100_000)
+    document = trends.to_document(place_of(path), _metrics(metrics), match, 100_000)
     _say_damage(document)
     with explain_disk_errors(output):
         write_atomic(output, report.page(document).encode())

@@ -126,7 +126,7 @@ def _tell(search: Any, setup: Any, path: Path, as_json: bool, interrupted: bool)
         return
     html = path / "report.html"
     with explain_disk_errors(html):
-        write_atomic(html, tables.render(read_run(path), "html").encode())
+        write_atomic(html, tables.render([read_run(path)], "html").encode())
     say(f"\n{search.ended}. Report: {html}\nNext: bench choose {path} --max-drop 1%")
     say("To search further: the same command with more --time or --trials")
 

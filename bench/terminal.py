@@ -42,6 +42,16 @@ def open_run(name: str | None) -> Any:
     return data
 
 
+def open_runs(names: tuple[str, ...]) -> list[Any]:
+    """The runs of these names, the latest one without any; a run named twice is an error."""
+    found = [open_run(name) for name in names or (None,)]
+    paths = [run.path.resolve() for run in found]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise errors.UsageError(f"The run {twice} is named twice")
+    return found
+
+
 def find_run(name: str | None) -> Path:
     """A run by path, by its name under ``runs/``, or the latest one."""
     if name is None:

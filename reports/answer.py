@@ -2,28 +2,258 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bench.types import SCHEMA, Json
 from reports import tables, text
-from reports.choose import Choice, show_objective
-from reports.limits import drop, percent, points_text, validation
+from reports.choose import Choice
+from reports.limits import METRICS, REFUSED, Metric, drop, percent, points_text, validation
+from reports.objective import Candidate
 from reports.rows import Row
 
+if TYPE_CHECKING:
+    from bench.store import RunData
 
-def _place(row: Row) -> str:
+NAMED = 4
+"""A sentence names at most so many candidates."""
+
+
+def _cell(row: Row) -> str:
     many = f", {row.cell.threads} threads" if row.cell.threads != 1 else ""
     return f"{row.cell.variant} on {row.cell.runtime}{many}"
 
 
-def _summary(row: Row, objective: str) -> str:
+def named(choice: Choice, candidate: Candidate) -> str:
+    """``student-kd on litert``; for several targets the variant alone."""
+    return _cell(candidate.rows[0]) if len(choice.targets) == 1 else candidate.variant
+
+
+def shown(choice: Choice, candidate: Candidate, metric: Metric) -> str:
+    """A value with its unit, of the worst target, which is named where there are several."""
+    place = choice.judge.worst(candidate, metric)
+    value = metric.show(metric.read(candidate.rows[place]))
+    return value if len(choice.targets) == 1 else f"{value} on {choice.targets[place].name}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+# --- the paragraph
+
+
+def explain(choice: Choice) -> str:
+    """One paragraph a person can repeat to someone else."""
+    return " ".join(
+        [_verdict(choice), *_against(choice), *_where(choice), *_tested(choice), *_elsewhere(choice)]
+    )
+
+
+def _verdict(choice: Choice) -> str:
+    fitting = 1 + len(choice.runners_up)
+    asked = " and ".join(limit.words for limit in choice.constraints.limits) or "no constraints"
+    what = text.plural(fitting, "cell" if len(choice.targets) == 1 else "variant")
+    places = "" if len(choice.targets) == 1 else f" on {text.listed([t.name for t in choice.targets])}"
+    counted = f"{what} that fit{places} ({asked}); {text.plural(len(choice.refused), 'cell')} were refused."
+    counted = counted.replace("1 cell were", "1 cell was")
+    chosen, values = named(choice, choice.chosen), _values(choice)
+    worst = "worst-case " if len(choice.targets) > 1 else ""
+    tied = _some([named(choice, c) for c in choice.tied])
+    if choice.objective is None:
+        said = (
+            f"No objective was given: {chosen} is the knee of {worst}{choice.by.name} and accuracy "
+            f"({values}) among the {counted}"
+        )
+        return f"{said} It is the smallest of those that cannot be told from it: {tied}." if tied else said
+    goal = (
+        choice.objective.words if len(choice.objective.terms) == 1 else f"balance of {choice.objective.words}"
+    )
+    if tied:
+        return (
+            f"{chosen} is the smallest of {len(choice.tied) + 1} whose {worst}{goal} cannot be told from the best "
+            f"({values}); tied: {tied}. They are among the {counted}"
+        )
+    return f"{chosen} has the best {worst}{goal} ({values}) of the {counted}"
+
+
+def _values(choice: Choice) -> str:
+    several = len(choice.metrics) > 1
+    return ", ".join(
+        f"{metric.name} {shown(choice, choice.chosen, metric)}"
+        if several
+        else shown(choice, choice.chosen, metric)
+        for metric in choice.metrics
+    )
+
+
+def _against(choice: Choice) -> list[str]:
+    row = choice.chosen.rows[0]
+    faster, smaller = row.relative["x_faster"], row.relative["x_smaller"]
+    if len(choice.targets) > 1 or row.is_reference or faster.value is None or smaller.value is None:
+        return []
+    reference = choice.targets[0].run.manifest.get("reference", "")
+    return [f"Against {reference}: {text.ratio(faster, 'interval')} faster, {text.ratio(smaller)} smaller."]
+
+
+def _where(choice: Choice) -> list[str]:
+    """What to run on each target."""
+    if len(choice.targets) == 1:
+        return []
+    latency = METRICS["latency"]
+    parts = []
+    for target, row in zip(choice.targets, choice.chosen.rows, strict=True):
+        value = latency.read(row)
+        time = f" ({latency.show(value)})" if value.value is not None else ""
+        parts.append(f"{row.cell.runtime} on {target.name}{time}")
+    return [f"Run it with {text.listed(parts)}."]
+
+
+def _tested(choice: Choice) -> list[str]:
+    """Accuracy on the test set, which decided nothing."""
+    known = [
+        row.metrics["accuracy"] for row in choice.chosen.rows if row.metrics["accuracy"].value is not None
+    ]
+    if not known:
+        return []
+    said = text.listed(list(dict.fromkeys(percent(quantity) for quantity in known)))
+    return [f"Decided on the validation set; accuracy on the test set, not used here, is {said}."]
+
+
+def _elsewhere(choice: Choice) -> list[str]:
+    if len(choice.targets) > 1 or choice.targets[0].wanted in ("", "local", choice.targets[0].host):
+        return []
+    return [
+        f"Compared on {choice.targets[0].host}: nothing comparable is known for {choice.targets[0].wanted}."
+    ]
+
+
+# --- sensitivity
+
+
+def _apart(choice: Choice, one: Candidate, other: Candidate, metric: Metric) -> str:
+    """``31% less latency``, ``0.8 points more accuracy``: ``other`` against ``one``."""
+    base, value = choice.judge.value(one, metric), choice.judge.value(other, metric)
+    if base is None or value is None or base <= 0:
+        return ""
+    if metric.name == "accuracy":
+        points = 100 * (value - base)
+        return f"{abs(points):.1f} points {'more' if points > 0 else 'less'} accuracy"
+    share = value / base - 1
+    if share > 1:
+        return f"{value / base:.1f} times the {metric.name}"
+    return f"{abs(share):.0%} {'more' if share > 0 else 'less'} {metric.name}"
+
+
+def _rounded(bound: float, metric: Metric) -> float:
+    """A bound of three digits that lets in what needs ``bound``."""
+    if bound == 0:
+        return bound
+    step = 10.0 ** (math.floor(math.log10(abs(bound))) - 2)
+    return (math.ceil(bound / step - 1e-9) if metric.less else math.floor(bound / step + 1e-9)) * step
+
+
+def sensitivity(choice: Choice) -> list[str]:
+    """What each limit costs; without an objective, what lies on both sides of the knee."""
+    said = []
+    for relaxed in choice.relaxed:
+        metric = relaxed.limit.metric
+        gains = [_apart(choice, choice.chosen, relaxed.candidate, m) for m in choice.metrics]
+        more = "more" if metric.less else "less"
+        bound = _rounded(relaxed.bound, metric)
+        by = metric.amount(abs(relaxed.limit.miss(bound)))
+        where = f" on {relaxed.limit.target}" if relaxed.limit.target else ""
+        said.append(
+            f"If {relaxed.limit.name}{where} could be {metric.amount(bound)} ({by} {more}), "
+            f"{named(choice, relaxed.candidate)} would give {text.listed(gains)}."
+        )
+    if choice.chosen in choice.curve:
+        at = choice.curve.index(choice.chosen)
+        for place in (at - 1, at + 1):
+            if 0 <= place < len(choice.curve):
+                other = choice.curve[place]
+                parts = [_apart(choice, choice.chosen, other, m) for m in (choice.by, METRICS["accuracy"])]
+                side = "cheaper" if place < at else "dearer"
+                said.append(f"Next {side}: {named(choice, other)}, {text.listed(parts)}.")
+    return said
+
+
+def warnings(choice: Choice) -> list[str]:
+    """What weakens the answer."""
+    several, found = len(choice.targets) > 1, []
+    for target, row in zip(choice.targets, choice.chosen.rows, strict=True):
+        on = f" on {target.name}" if several else ""
+        away = choice.constraints.predictions == REFUSED and target.wanted not in ("", "local", target.host)
+        if away:
+            found.append(f"this is the best on {target.host}, which is not {target.wanted}")
+        limits = choice.constraints.on(target.name)
+        for limit in limits:
+            quantity = limit.metric.read(row)
+            if limit.crossed(quantity):
+                found.append(
+                    f"the interval of {limit.name}{on}, {limit.metric.show(quantity)}, crosses the limit"
+                )
+        needs = {x.name: x.metric.read(row) for x in limits} | {m.name: m.read(row) for m in choice.metrics}
+        for name, quantity in needs.items():
+            if quantity.provenance in ("estimated", "predicted"):
+                found.append(f"{name}{on} is {quantity.provenance}, not measured")
+        missing = row.metrics["val_accuracy"]
+        if missing.value is None and any("accuracy" in name for name in needs):
+            found.append(
+                f"no validation accuracy{on} ({missing.reason}): the test set was used and cannot test this choice"
+            )
+    return [*found, *_trained_apart(choice)]
+
+
+def _trained_apart(choice: Choice) -> list[str]:
+    """One name may stand for two nets, each trained in its own run."""
+    name = choice.chosen.variant
+    keys = {(t.run.variants.get(name) or {}).get("key") for t in choice.targets}
+    if len(keys) < 2:
+        return []
+    return [f"{name} was made apart in each run, so that its weights differ between the targets"]
+
+
+def commands(choice: Choice) -> list[tuple[str, str]]:
+    """For each target: what takes the file out of its run, and what writes a deployment folder."""
+    found = []
+    for target, row in zip(choice.targets, choice.chosen.rows, strict=True):
+        run, name = str(target.run.path), row.cell.variant
+        place = "" if len(choice.targets) == 1 else f"-{target.name.replace('/', '-')}"
+        output = f"deploy/{name}{place}"
+        words = [run, "--variant", name, "--runtime", row.cell.runtime]
+        words += [] if row.cell.host == "local" else ["--host", row.cell.host]
+        several = sum(t.run is target.run for t in choice.targets) > 1
+        chosen = [run, "--chosen", *(["--host", target.host] if several else [])]
+        found.append(
+            (
+                shlex.join(["bench", "export", *words, "--output", output]),
+                shlex.join(["bench", "export", *chosen, "--output", output]),
+            )
+        )
+    return found
+
+
+# --- the whole
+
+
+def _summary(choice: Choice, candidate: Candidate) -> str:
+    names = [m.name for m in choice.metrics]
+    parts = [f"{m.name} {shown(choice, candidate, m)}" for m in choice.metrics if m.name != "accuracy"]
+    row = candidate.rows[choice.judge.worst(candidate, METRICS["accuracy"])]
     lost = drop(row)
-    parts = [f"{objective} {show_objective(row, objective)}"]
-    if objective != "accuracy":
-        parts.append(f"validation accuracy {percent(validation(row))}")
+    parts.append(
+        f"validation accuracy {percent(validation(row))}"
+        if names != ["accuracy"]
+        else f"accuracy {percent(validation(row))}"
+    )
     if not row.is_reference and lost.value is not None:
         parts.append(f"drop {points_text(lost)}")
-    if objective != "size":
+    if "size" not in names:
         parts.append(text.size(row.metrics["size_bytes"]))
     return ", ".join(parts)
 
@@ -32,12 +262,12 @@ def _places(rows: list[Row]) -> str:
     """``a, b and c on litert``; of many, the first three and how many more."""
     by_runtime: dict[str, list[str]] = {}
     for row in rows:
-        by_runtime.setdefault(_place(row).partition(" on ")[2], []).append(row.cell.variant)
+        by_runtime.setdefault(_cell(row).partition(" on ")[2], []).append(row.cell.variant)
     said = []
     for place, names in by_runtime.items():
         more = [f"{len(names) - 3} more"] if len(names) > 4 else []
-        shown = [*(names[:3] if more else names), *more]
-        said.append(f"{text.listed(shown)} on {place}")
+        listed = [*(names[:3] if more else names), *more]
+        said.append(f"{text.listed(listed)} on {place}")
     return ", ".join(said)
 
 
@@ -59,13 +289,22 @@ def render_choice(choice: Choice, limit: int = 10, width: int | None = None) -> 
 
 
 def _lines(choice: Choice, limit: int) -> list[str]:
-    out = [f"Choose: {_place(choice.chosen)}", "", choice.explanation, ""]
-    out += [f"Warning: {warning}." for warning in choice.warnings] + ([""] if choice.warnings else [])
-    out += ["Export it with:", "", f"    {choice.command}", ""]
-    out += ["With an example, eight images, a check and a model card:", "", f"    {choice.folder}", ""]
+    out = [f"Choose: {named(choice, choice.chosen)}", "", explain(choice), ""]
+    for said in (sensitivity(choice), [f"Warning: {warning}." for warning in warnings(choice)]):
+        out += [*said, ""] if said else []
+    both = commands(choice)
+    out += ["Export it with:", "", *(f"    {file}" for file, _ in both), ""]
+    out += [
+        "With an example, eight images, a check and a model card:",
+        "",
+        *(f"    {folder}" for _, folder in both),
+        "",
+    ]
+    out += _front(choice, limit)
+    considered = ", ".join(f"{t.name}, batch {t.batch}" for t in choice.targets)
     if choice.runners_up:
-        out.append(f"Runners-up ({choice.considered}):")
-        out += [f"- {_place(row)}: {_summary(row, choice.objective)}" for row in choice.runners_up[:limit]]
+        out.append(f"Runners-up ({considered}):")
+        out += [f"- {named(choice, c)}: {_summary(choice, c)}" for c in choice.runners_up[:limit]]
         if len(choice.runners_up) > limit:
             out.append(f"- and {len(choice.runners_up) - limit} more")
         out.append("")
@@ -79,20 +318,77 @@ def _lines(choice: Choice, limit: int) -> list[str]:
     return out
 
 
-def choice_json(choice: Choice) -> Json:
-    """The choice as a JSON document; cells have the shape of ``bench report --format json``."""
-    limits = {name: value for name, value in vars(choice.constraints).items() if value is not None}
+def _front(choice: Choice, limit: int) -> list[str]:
+    if len(choice.front.members) < 2:
+        return []
+    metrics = text.listed([m.name for m in choice.front.metrics])
+    out = [f"Pareto front in {metrics}, the fastest first:"]
+    for one, others in choice.front.members[:limit]:
+        values = ", ".join(f"{m.name} {shown(choice, one, m)}" for m in choice.front.metrics)
+        like = f" (not to be told from it: {_some([named(choice, c) for c in others])})" if others else ""
+        out.append(f"- {named(choice, one)}: {values}{like}")
+    more = len(choice.front.members) - limit
+    return [*out, *([f"- and {more} more"] if more > 0 else []), ""]
+
+
+# --- JSON
+
+
+def choice_json(choice: Choice, run: RunData | None = None) -> Json:
+    """The choice as a JSON document; cells have the shape of ``bench report --format json``.
+
+    ``targets`` are all, or those of ``run`` alone; ``chosen`` is the cell of the first of them.
+    """
+    own = [i for i, t in enumerate(choice.targets) if run in (None, t.run)]
+    both, cells = commands(choice), _cells(choice.chosen)
     return {
         "schema": SCHEMA,
-        "objective": choice.objective,
-        "constraints": limits,
-        "considered": choice.considered,
-        "chosen": tables.finite(tables.cell_json(choice.chosen)),
-        "command": choice.command,
-        "explanation": choice.explanation,
-        "warnings": list(choice.warnings),
-        "runners_up": [tables.finite(tables.cell_json(row)) for row in choice.runners_up],
+        "objective": choice.objective.words if choice.objective else None,
+        "constraints": {
+            "limits": [limit.to_json() for limit in choice.constraints.limits],
+            "predictions": choice.constraints.predictions,
+        },
+        "considered": ", ".join(f"{t.name}, batch {t.batch}" for t in choice.targets),
+        "chosen": cells[own[0]],
+        "targets": [
+            {
+                "target": choice.targets[i].name,
+                "run": str(choice.targets[i].run.path),
+                "command": both[i][0],
+                "folder": both[i][1],
+                "cell": cells[i],
+            }
+            for i in own
+        ],
+        "command": both[own[0]][0],
+        "explanation": explain(choice),
+        "sensitivity": [
+            {
+                "limit": relaxed.limit.to_json(),
+                "bound": relaxed.bound,
+                "cells": [vars(row.cell) | {} for row in relaxed.candidate.rows],
+            }
+            for relaxed in choice.relaxed
+        ],
+        "said": sensitivity(choice),
+        "warnings": warnings(choice),
+        "tied": [[vars(row.cell) | {} for row in c.rows] for c in choice.tied],
+        "front": {
+            "metrics": [m.name for m in choice.front.metrics],
+            "members": [
+                {
+                    "cells": [vars(r.cell) | {} for r in one.rows],
+                    "tied": [[vars(r.cell) | {} for r in c.rows] for c in others],
+                }
+                for one, others in choice.front.members
+            ],
+        },
+        "runners_up": [cell for c in choice.runners_up for cell in _cells(c)],
         "refused": [
             {"cell": vars(row.cell) | {}, "reasons": list(reasons)} for row, reasons in choice.refused
         ],
     }
+
+
+def _cells(candidate: Candidate) -> list[Json]:
+    return [tables.finite(tables.cell_json(row)) for row in candidate.rows]

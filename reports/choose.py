@@ -1,4 +1,4 @@
-"""Which variant to ship: constraints and an objective applied to a run's cells.
+"""Which variant to ship: limits and an objective applied to the cells of one target, or of several at once.
 
 Accuracy is judged on the validation set, so that the test set stays an honest estimate of the choice.
 """
@@ -6,50 +6,23 @@ Accuracy is judged on the validation set, so that the test set stays an honest e
 from __future__ import annotations
 
 import math
-import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bench.errors import NothingFitsError, UsageError, nearest
-from bench.types import Quantity
-from reports import rows as model
-from reports import text, verdicts
-from reports.limits import (
-    REFUSED,
-    Constraints,
-    Limit,
-    judged,
-    parse_constraints,
-    parse_quantity,
-    percent,
-    validation,
-)
-from reports.limits import limits as active_limits
-from reports.rows import Predictions, Row
+from bench.errors import NothingFitsError
+from reports import targets as places
+from reports import text
+from reports.front import Front, front, knee
+from reports.limits import METRICS, REFUSED, Constraints, Limit, Metric
+from reports.objective import OBJECTIVES, Candidate, Judge, Objective, parse_objective
+from reports.rows import Row
+from reports.targets import Target
 
 if TYPE_CHECKING:
     from bench.store import RunData
 
-__all__ = [
-    "OBJECTIVES",
-    "Choice",
-    "Constraints",
-    "choose",
-    "parse_constraints",
-    "parse_quantity",
-]
-
-OBJECTIVES: dict[str, tuple[str, bool]] = {
-    "latency": ("latency_ms", True),
-    "size": ("size_bytes", True),
-    "memory": ("memory_mb", True),
-    "energy": ("energy_mj", True),
-    "macs": ("macs", True),
-    "params": ("params", True),
-    "accuracy": ("val_accuracy", False),
-    "throughput": ("throughput_ips", False),
-}
-"""Objective -> (metric, whether less is better)."""
+__all__ = ["OBJECTIVES", "Choice", "Relaxed", "Target", "choose"]
 
 FORETOLD = "predicted, not measured"
 SAME_SIZE = 0.02
@@ -57,307 +30,308 @@ SAME_SIZE = 0.02
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The answer. ``runners_up`` fit too, best first; ``refused`` pairs a row with its reasons.
+class Relaxed:
+    """What would be chosen if ``limit`` were ``bound``: the least change that gains something."""
 
-    ``command`` exports its file, ``folder`` all that it takes to ship it.
+    limit: Limit
+    bound: float
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The answer. ``runners_up`` fit too, best first; ``tied`` are those that the objective cannot tell from the chosen one.
+
+    ``refused`` pairs a row with its reasons. ``objective`` is None where the knee of ``curve`` was taken: accuracy
+    over ``by``.
     """
 
-    objective: str
+    targets: tuple[Target, ...]
     constraints: Constraints
-    considered: str
-    chosen: Row
-    runners_up: tuple[Row, ...]
+    objective: Objective | None
+    by: Metric
+    chosen: Candidate
+    tied: tuple[Candidate, ...]
+    runners_up: tuple[Candidate, ...]
     refused: tuple[tuple[Row, tuple[str, ...]], ...]
-    warnings: tuple[str, ...]
-    command: str
-    folder: str
-    explanation: str
+    front: Front
+    curve: tuple[Candidate, ...]
+    relaxed: tuple[Relaxed, ...]
+    judge: Judge
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What decided."""
+        return self.objective.metrics if self.objective else [METRICS["accuracy"], self.by]
 
 
-def _objective_quantity(row: Row, objective: str) -> Quantity:
-    return validation(row) if objective == "accuracy" else row.metrics[OBJECTIVES[objective][0]]
+def choose(
+    runs: Sequence[RunData],
+    constraints: Constraints,
+    objective: str | None = None,
+    runtime: str | None = None,
+    hosts: Sequence[str] = (),
+    batch: int | None = None,
+    items: list[Row] | None = None,
+) -> Choice:
+    """The best candidate by ``objective`` among those that keep ``constraints`` on every target.
+
+    For one target a candidate is a cell; for several it is a variant, on each target with the best of its cells there
+    that fit, and judged by the worst target. A limit is judged on the value, of a prediction on the worse end of its
+    interval; an interval that crosses it is a warning. Candidates that the objective cannot tell from the best one (see
+    :mod:`reports.verdicts`) are one choice: of those the smallest, and of those equally small (within SAME_SIZE) the most
+    accurate. Without an objective: latency where accuracy has a limit, else the knee of accuracy and latency.
+
+    Each run is one target, or as many as ``hosts`` names of its hosts; by default the run's own target if it has the
+    numbers, else ``local``. ``batch`` defaults to the smallest. ``items`` are the rows of a single run, for a caller that
+    has them already.
+
+    Raises:
+        UsageError: unknown objective, runtime, host or batch.
+        NothingFitsError: nothing satisfies the constraints; says the nearest miss of each.
+    """
+    asked = _asked(objective, constraints)
+    needs = asked.metrics if asked else [METRICS["accuracy"], METRICS["latency"]]
+    targets = places.find(runs, constraints, needs, runtime, hosts, batch, items)
+    if not asked and not any(METRICS["latency"].read(r).value for t in targets for r in t.rows):
+        needs = [METRICS["accuracy"], METRICS["size"]]
+    judge = Judge([t.run for t in targets], constraints.predictions)
+    order = asked or Objective(((needs[1], 1.0),))
+    fitting, refused = _sort_out(judge, targets, constraints, needs, order)
+    if not fitting:
+        raise _nothing_fits(targets, refused, constraints, needs)
+    if len(targets) == 1 and not hosts:
+        refused += places.elsewhere(targets[0], runs[0], runtime, items)
+    curve: list[Candidate] = []
+    if asked:
+        ordered, tied = _rank(judge, fitting, asked)
+        relaxed = _relaxed(judge, targets, constraints, needs, asked, ordered[0])
+    else:
+        ordered, tied, curve = _knee(judge, fitting, needs[1])
+        relaxed = ()
+    return Choice(
+        tuple(targets),
+        constraints,
+        asked,
+        needs[-1],
+        ordered[0],
+        tuple(tied),
+        tuple(ordered[1:]),
+        tuple(refused),
+        front(judge, fitting),
+        tuple(curve),
+        relaxed,
+        judge,
+    )
 
 
-def _refusals(row: Row, limits: list[Limit], objective: str, predictions: str) -> list[str]:
+def _asked(objective: str | None, constraints: Constraints) -> Objective | None:
+    if objective is None:
+        return parse_objective("latency") if constraints.bounds_accuracy else None
+    return parse_objective(objective)
+
+
+# --- what fits
+
+
+def _refusals(row: Row, limits: list[Limit], needs: list[Metric], predictions: str) -> list[str]:
     """Why ``row`` cannot be chosen; empty when it can."""
     if row.status == "failed":
         return [f"failed: {row.reason or 'no reason recorded'}"]
-    needs = [(limit.name, limit.read(row)) for limit in limits] + [
-        (objective, _objective_quantity(row, objective))
-    ]
+    values = {limit.name: limit.metric.read(row) for limit in limits}
+    values |= {metric.name: metric.read(row) for metric in needs}
     missing: dict[str, list[str]] = {}
-    for name, quantity in dict(needs).items():
+    for name, quantity in values.items():
         if quantity.value is None:
             missing.setdefault(quantity.reason or row.reason or "not recorded", []).append(name)
     reasons = [f"{' and '.join(names)} not measured: {why}" for why, names in missing.items()]
     if predictions == REFUSED:
-        foretold = [name for name, quantity in dict(needs).items() if quantity.provenance == "predicted"]
+        foretold = [name for name, quantity in values.items() if quantity.provenance == "predicted"]
         if foretold:
             return [f"{' and '.join(foretold)} {FORETOLD}"]
     for limit in limits:
-        quantity = limit.read(row)
+        quantity = limit.metric.read(row)
         if quantity.value is not None and not limit.holds(quantity):
-            short = limit.show(quantity)
-            reasons.append(f"{limit.name} {short}, wanted {limit.bound_words}")
+            reasons.append(f"{limit.name} {limit.metric.show(quantity)}, wanted {limit.bound_words}")
     return reasons
 
 
-def _pick_host(run: RunData, items: list[Row], limits: list[Limit], objective: str, predictions: str) -> str:
-    """The target if it has every number that is needed, else this machine, else whatever has most."""
-
-    def counts(quantity: Quantity) -> bool:
-        return quantity.value is not None and (predictions != REFUSED or quantity.provenance != "predicted")
-
-    def known(host: str) -> bool:
-        return any(
-            all(counts(q) for q in (_objective_quantity(r, objective), *(x.read(r) for x in limits)))
-            for r in items
-            if r.cell.host == host and r.status != "failed"
-        )
-
-    hosts = list(dict.fromkeys(r.cell.host for r in items))
-    target = (run.manifest.get("profile") or {}).get("name", "")
-    order = [h for h in (target, "local") if h in hosts] + [h for h in hosts if h not in (target, "local")]
-    return next((host for host in order if known(host)), "local" if "local" in hosts else order[0])
+Refused = list[tuple[Row, tuple[str, ...]]]
 
 
-def _named(value: str, known: set[str], what: str) -> None:
-    if value not in known:
-        raise UsageError(f"no cell of this run is on the {what} {value!r}", todo=nearest(value, known))
-
-
-def _equal(run: RunData, best: Row, other: Row, objective: str) -> bool:
-    """Whether the objective's interval cannot tell the two apart."""
-    a, b = _objective_quantity(best, objective), _objective_quantity(other, objective)
-    if a.value == b.value:
-        return True
-    if objective == "accuracy":
-        change = Predictions(run).change(best.record, other.record, "validation")
-        if change.low is not None and change.high is not None:
-            return change.low <= 0.0 <= change.high
-        return a.low is not None and b.high is not None and a.low <= b.high
-    ratio = model.ratio(
-        a, b, shared=model.alike(best.record, other.record) if objective == "latency" else None
-    )
-    if objective in ("latency", "throughput"):
-        return verdicts.outcome(ratio) == "no measurable difference"
-    return ratio.low is not None and ratio.high is not None and ratio.low <= 1.0 <= ratio.high
-
-
-def _warnings(row: Row, limits: list[Limit], objective: str) -> list[str]:
-    found = []
-    for limit in limits:
-        quantity = limit.read(row)
-        if limit.crossed(quantity):
-            found.append(f"the interval of {limit.name}, {limit.show(quantity)}, crosses the limit")
-    needs = {limit.name: limit.read(row) for limit in limits} | {
-        objective: _objective_quantity(row, objective)
-    }
-    for name, quantity in needs.items():
-        if quantity.provenance in ("estimated", "predicted"):
-            found.append(f"{name} is {quantity.provenance}, not measured")
-    missing = row.metrics["val_accuracy"]
-    if missing.value is None and any("accuracy" in name for name in needs):
-        found.append(
-            f"no validation accuracy ({missing.reason}): the test set was used and cannot test this choice"
-        )
-    return found
-
-
-def _nearest_misses(candidates: list[Row], limits: list[Limit]) -> str:
-    """For each constraint, the cell that comes closest and by how much."""
-    lines = []
-    for limit in limits:
-        known = [(limit.miss(q.value), r, q) for r in candidates if (q := limit.read(r)).value is not None]
-        if not known:
-            lines.append(f"{limit.words}: nothing has a value")
-            continue
-        miss, row, quantity = min(known, key=lambda item: item[0])
-        where = f"{row.cell.variant} on {row.cell.runtime}: {limit.show(quantity)}"
-        lines.append(f"{limit.words}: {'missed by all, nearest' if miss > 0 else 'best'} is {where}")
-    return "; ".join(lines)
+def _sort_out(
+    judge: Judge,
+    targets: list[Target],
+    constraints: Constraints,
+    needs: list[Metric],
+    order: Objective,
+) -> tuple[list[Candidate], Refused]:
+    """The candidates that fit, and the rows that keep the others from fitting, with their reasons."""
+    verdict = [
+        [
+            (row, tuple(_refusals(row, constraints.on(t.name), needs, constraints.predictions)))
+            for row in t.rows
+        ]
+        for t in targets
+    ]
+    if len(targets) == 1:
+        fitting = [Candidate((row,)) for row, reasons in verdict[0] if not reasons]
+        return fitting, [(row, reasons) for row, reasons in verdict[0] if reasons]
+    fitting, refused = [], []
+    for variant in dict.fromkeys(row.cell.variant for t in targets for row in t.rows):
+        best = []
+        for place, target in enumerate(targets):
+            own = [(row, reasons) for row, reasons in verdict[place] if row.cell.variant == variant]
+            fit = [row for row, reasons in own if not reasons]
+            alone = Judge([target.run], judge.predictions)
+            if fit:
+                best.append(min(fit, key=lambda row, a=alone: a.cost(Candidate((row,)), order)))  # type: ignore[misc]
+            elif own:
+                refused += [(row, tuple(f"on {target.name}: {r}" for r in reasons)) for row, reasons in own]
+            else:
+                other = next(row for t in targets for row in t.rows if row.cell.variant == variant)
+                refused.append((other, (f"on {target.name}: no cell",)))
+        if len(best) == len(targets):
+            fitting.append(Candidate(tuple(best)))
+    return fitting, refused
 
 
 def _nothing_fits(
-    candidates: list[Row], refused: list[tuple[Row, tuple[str, ...]]], limits: list[Limit]
+    targets: list[Target], refused: Refused, constraints: Constraints, needs: list[Metric]
 ) -> NothingFitsError:
-    alive = [row for row in candidates if row.status != "failed"]
-    foretold = all(any(r.endswith(FORETOLD) for r in reasons) for _, reasons in refused)
-    if (
-        not foretold
-        and limits
-        and any(limit.read(row).value is not None for row in alive for limit in limits)
-    ):
-        found = _nearest_misses(alive, limits)
-    else:
-        reasons = dict.fromkeys(reason for _, reasons in refused for reason in reasons)
-        found = "; ".join(list(reasons)[:5]) or "the run has no cells"
+    wrong = {id(row) for row, _ in refused}
+    stuck = [t for t in targets if all(id(row) in wrong for row in t.rows)]
+    found = _why_nothing(stuck or targets, refused, constraints, needs)
+    variants = len({row.cell.variant for t in targets for row in t.rows})
+    what, where = text.plural(len(targets[0].rows), "cell"), ""
+    if len(targets) > 1:
+        what, where = text.plural(variants, "variant"), f" on all of {text.listed([t.name for t in targets])}"
+        found = f"nothing fits on {stuck[0].name}: {found}" if stuck else found
     return NothingFitsError(
-        f"none of {text.plural(len(candidates), 'cell')} satisfies the constraints",
+        f"none of {what} satisfies the constraints{where}",
         found=found,
         todo="Relax a limit, choose another --runtime or --host, or add smaller variants to the recipe",
     )
 
 
-def choose(
-    run: RunData,
-    constraints: Constraints,
-    objective: str = "latency",
-    runtime: str | None = None,
-    host: str | None = None,
-    batch: int | None = None,
-    items: list[Row] | None = None,
-) -> Choice:
-    """The cell that is best at ``objective`` among those that satisfy ``constraints``.
-
-    A limit is judged on the value, of a prediction on the worse end of its interval; an interval that crosses it is a
-    warning. Where the objective cannot
-    tell cells apart (see :mod:`reports.verdicts`), the smallest artifact wins, and of those equally small
-    (within SAME_SIZE) the most accurate. Only cells of one host and one batch size are compared:
-    ``host`` defaults to the run's target if it has the numbers, else ``local``; ``batch`` to the smallest.
-    ``items`` are the run's rows, for a caller that has them already.
-
-    Raises:
-        UsageError: unknown objective, runtime, host or batch.
-        NothingFitsError: no cell satisfies the constraints; says the nearest miss of each.
-    """
-    if objective not in OBJECTIVES:
-        raise UsageError(f"there is no objective {objective!r}", todo=nearest(objective, OBJECTIVES))
-    items = model.rows(run) if items is None else items
-    if not items:
-        raise NothingFitsError("the run has no measured cells", todo="Finish it with: bench run")
-    limits = list(active_limits(constraints))
-    if runtime is not None:
-        _named(runtime, {r.cell.runtime for r in items}, "runtime")
-    if host is not None:
-        _named(host, {r.cell.host for r in items}, "host")
-    inside = [r for r in items if runtime in (None, r.cell.runtime)]
-    place = host or _pick_host(run, inside, limits, objective, constraints.predictions)
-    candidates = [r for r in inside if r.cell.host == place]
-    sizes = {r.cell.batch for r in candidates}
-    if batch is not None and batch not in sizes:
-        raise UsageError(
-            f"no cell of this run has batch {batch} on {place}", found=f"batches {sorted(sizes)}"
-        )
-    size = batch if batch is not None else min(sizes, default=1)
-    candidates = [r for r in candidates if r.cell.batch == size]
-    verdict = [(r, tuple(_refusals(r, limits, objective, constraints.predictions))) for r in candidates]
-    fitting = [r for r, reasons in verdict if not reasons]
-    refused = [(r, reasons) for r, reasons in verdict if reasons]
-    if not fitting:
-        raise _nothing_fits(candidates, refused, limits)
-    elsewhere = [] if host else [r for r in inside if r.status != "ok" and r.cell.host != place]
-    refused += [(r, (f"{r.status}: {r.reason or 'no reason recorded'}",)) for r in elsewhere]
-    ordered, tied = _rank(run, fitting, objective, constraints.predictions)
-    return _choice(run, constraints, objective, f"{place}, batch {size}", ordered, tied, refused, limits)
+def _why_nothing(
+    targets: list[Target], refused: Refused, constraints: Constraints, needs: list[Metric]
+) -> str:
+    """What nobody measured, else the nearest miss of each limit, else the reasons as they are."""
+    alive = [row for t in targets for row in t.rows if row.status != "failed"]
+    limits = [x for x in constraints.limits if x.target in ("", *(t.name for t in targets))]
+    metrics = {m.name: m for m in (*needs, *(x.metric for x in limits))}
+    unknown = [m for m in metrics.values() if all(m.read(row).value is None for row in alive)]
+    here = {id(row) for t in targets for row in t.rows}
+    reasons = dict.fromkeys(r for row, reasons in refused if id(row) in here for r in reasons)
+    if alive and unknown and len(unknown) < len(metrics):
+        reason = unknown[0].read(alive[0]).reason or alive[0].reason or "not recorded"
+        return f"{unknown[0].name} is not measured anywhere: {reason}"
+    if limits and not unknown and not all(r.endswith(FORETOLD) for r in reasons):
+        return "; ".join(_nearest(targets, limit) for limit in limits)
+    return "; ".join(list(reasons)[:5]) or "the run has no cells"
 
 
-def _rank(run: RunData, fitting: list[Row], objective: str, predictions: str) -> tuple[list[Row], list[Row]]:
-    """All that fit, the chosen one first and the others by objective; and those that tie with the best."""
-    sign = 1.0 if OBJECTIVES[objective][1] else -1.0
-
-    def cost(row: Row) -> float:
-        value = judged(_objective_quantity(row, objective), sign > 0, predictions)
-        return math.inf if value is None else sign * value
-
-    def bytes_of(row: Row) -> float:
-        value = row.metrics["size_bytes"].value
-        return math.inf if value is None else value
-
-    ordered = sorted(fitting, key=cost)
-    tied = [row for row in ordered if row is ordered[0] or _equal(run, ordered[0], row, objective)]
-    least = min(bytes_of(row) for row in tied)
-    small = [row for row in tied if bytes_of(row) <= least * (1 + SAME_SIZE)]
-    chosen = min(small, key=lambda row: (-(validation(row).value or 0.0), cost(row), bytes_of(row)))
-    return [chosen, *(row for row in ordered if row is not chosen)], [
-        row for row in tied if row is not chosen
-    ]
+def _nearest(targets: list[Target], limit: Limit) -> str:
+    """The cell that comes closest to a limit and by how much, on the target where that is farthest."""
+    worst: tuple[float, str] | None = None
+    for target in targets:
+        rows = [r for r in target.rows if r.status != "failed" and limit.target in ("", target.name)]
+        known = [(limit.miss(q.value), r, q) for r in rows if (q := limit.metric.read(r)).value is not None]
+        if known:
+            miss, row, quantity = min(known, key=lambda item: item[0])
+            where = (
+                f"{row.cell.variant} on {row.cell.runtime}{'' if len(targets) == 1 else f' on {target.name}'}"
+            )
+            said = f"{where}: {limit.metric.show(quantity)}"
+            if worst is None or miss > worst[0]:
+                worst = miss, said
+    if worst is None:
+        return f"{limit.words}: nothing has a value"
+    return f"{limit.words}: {'missed by all, nearest' if worst[0] > 0 else 'best'} is {worst[1]}"
 
 
-def _choice(
-    run: RunData,
-    constraints: Constraints,
-    objective: str,
-    considered: str,
-    ordered: list[Row],
-    tied: list[Row],
-    refused: list[tuple[Row, tuple[str, ...]]],
-    limits: list[Limit],
-) -> Choice:
-    chosen = ordered[0]
-    name = chosen.cell.variant
-    words = [str(run.path), "--variant", name, "--runtime", chosen.cell.runtime]
-    words += [] if chosen.cell.host == "local" else ["--host", chosen.cell.host]
-    words += ["--output", f"deploy/{name}"]
-    target, place = (run.manifest.get("profile") or {}).get("name", ""), chosen.cell.host
-    apart = constraints.predictions == REFUSED and target not in ("", "local", place)
-    elsewhere = [f"this is the best on {place}, which is not {target}"] if apart else []
-    command = shlex.join(["bench", "export", *words])
-    folder = shlex.join(["bench", "export", str(run.path), "--chosen", "--output", f"deploy/{name}"])
-    return Choice(
-        objective,
-        constraints,
-        considered,
-        chosen,
-        tuple(ordered[1:]),
-        tuple(refused),
-        (*elsewhere, *_warnings(chosen, limits, objective)),
-        command,
-        folder,
-        _explain(run, chosen, objective, considered, len(ordered), len(refused), tied, limits),
+# --- which of those that fit
+
+
+def _smallest(judge: Judge, tied: list[Candidate], last: Sequence[Metric]) -> Candidate:
+    """Of candidates that count as one: the smallest; of those equally small the most accurate, then the best by ``last``."""
+    size, accuracy = METRICS["size"], METRICS["accuracy"]
+
+    def value(candidate: Candidate, metric: Metric) -> float:
+        found = judge.value(candidate, metric)
+        return math.inf if found is None else found if metric.less else -found
+
+    least = min(value(c, size) for c in tied)
+    small = [c for c in tied if value(c, size) <= least * (1 + SAME_SIZE)]
+    return min(
+        small,
+        key=lambda c: (
+            -(accuracy.read(c.rows[0]).value or 0.0),
+            *(value(c, m) for m in last),
+            value(c, size),
+        ),
     )
 
 
-def _explain(
-    run: RunData,
-    chosen: Row,
-    objective: str,
-    considered: str,
-    fitting: int,
-    refused: int,
-    tied: list[Row],
-    limits: list[Limit],
-) -> str:
-    """One paragraph a person can repeat to someone else."""
-    value = show_objective(chosen, objective)
-    asked = " and ".join(limit.words for limit in limits) or "no constraints"
-    out = [
-        f"{chosen.cell.variant} on {chosen.cell.runtime} has the best {objective} ({value}) of the "
-        f"{text.plural(fitting, 'cell')} that fit ({asked}); {refused} were refused."
-    ]
-    if tied:
-        names = ", ".join(f"{r.cell.variant} on {r.cell.runtime}" for r in tied[:4])
-        more = f" and {len(tied) - 4} more" if len(tied) > 4 else ""
-        out = [
-            f"{chosen.cell.variant} on {chosen.cell.runtime} is the smallest of {len(tied) + 1} cells whose "
-            f"{objective} cannot be told from the best ({value}); tied: {names}{more}. "
-            f"{text.plural(fitting, 'cell')} fit ({asked}); {refused} were refused."
+def _rank(
+    judge: Judge, fitting: list[Candidate], objective: Objective
+) -> tuple[list[Candidate], list[Candidate]]:
+    """All that fit, the chosen one first and the others by objective; and those that tie with the best."""
+    ordered = sorted(fitting, key=lambda c: judge.cost(c, objective))
+    tied = [c for c in ordered if c is ordered[0] or judge.same(ordered[0], c, objective)]
+    chosen = _smallest(judge, tied, objective.metrics)
+    return [chosen, *(c for c in ordered if c is not chosen)], [c for c in tied if c is not chosen]
+
+
+def _knee(
+    judge: Judge, fitting: list[Candidate], by: Metric
+) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
+    """As :func:`_rank`, for the knee; and the curve it is on, with the chosen one in the knee's place."""
+    found, curve = knee(judge, fitting, by)
+    metrics = (METRICS["accuracy"], by)
+    tied = [c for c in fitting if c is found or all(judge.tied(found, c, m) for m in metrics)]
+    chosen = _smallest(judge, tied, metrics)
+    ordered = sorted(fitting, key=lambda c: judge.value(c, by) or math.inf)
+    alike = [c for c in tied if c is not chosen]
+    line = [chosen if c is found else c for c in curve if c is found or c is not chosen]
+    return [chosen, *(c for c in ordered if c is not chosen)], alike, line
+
+
+def _relaxed(
+    judge: Judge,
+    targets: list[Target],
+    constraints: Constraints,
+    needs: list[Metric],
+    objective: Objective,
+    chosen: Candidate,
+) -> tuple[Relaxed, ...]:
+    """For each limit, the least that it must give for something better than the chosen one to fit."""
+    found = []
+    for limit in constraints.limits:
+        rest = replace(constraints, limits=tuple(x for x in constraints.limits if x is not limit))
+        candidates, _ = _sort_out(judge, targets, rest, [*needs, limit.metric], objective)
+        better = [
+            (bound, candidate)
+            for candidate in candidates
+            if judge.cost(candidate, objective) < judge.cost(chosen, objective)
+            and (bound := _needed(judge, targets, limit, candidate)) is not None
+            and not judge.same(chosen, candidate, objective)
         ]
-    faster, smaller = chosen.relative["x_faster"], chosen.relative["x_smaller"]
-    if not chosen.is_reference and faster.value is not None and smaller.value is not None:
-        reference = run.manifest.get("reference", "")
-        out.append(
-            f"Against {reference}: {text.ratio(faster, 'interval')} faster, {text.ratio(smaller)} smaller."
-        )
-    test = chosen.metrics["accuracy"]
-    if test.value is not None:
-        out.append(
-            f"Decided on the validation set; accuracy on the test set, not used here, is {percent(test)}."
-        )
-    target = (run.manifest.get("profile") or {}).get("name", "")
-    place = considered.split(",")[0]
-    if target not in ("", "local", place):
-        out.append(f"Compared on {place}: nothing comparable is known for {target}.")
-    return " ".join(out)
+        if better:
+            bound, candidate = min(better, key=lambda b: (limit.miss(b[0]), judge.cost(b[1], objective)))
+            found.append(Relaxed(limit, bound, candidate))
+    return tuple(found)
 
 
-def show_objective(row: Row, objective: str) -> str:
-    quantity = _objective_quantity(row, objective)
-    if objective == "accuracy":
-        return percent(quantity)
-    if objective == "size":
-        return text.size(quantity)
-    if objective in ("macs", "params"):
-        return text.count(quantity)
-    return f"{text.interval(quantity)} {quantity.unit}".strip()
+def _needed(judge: Judge, targets: list[Target], limit: Limit, candidate: Candidate) -> float | None:
+    """The bound at which ``candidate`` would keep ``limit``; None where it keeps it now."""
+    inside = [
+        Candidate((row,))
+        for target, row in zip(targets, candidate.rows, strict=True)
+        if limit.target in ("", target.name)
+    ]
+    alone = Judge(judge.runs[:1], judge.predictions)
+    values = [v for c in inside if (v := alone.value(c, limit.metric)) is not None]
+    worst = max(values, key=limit.miss, default=None)
+    return worst if worst is not None and not limit.allows(worst) else None

@@ -73,10 +73,8 @@ def _share(one: Json, change: Json) -> str:
     return f"{change['share'] * 100:+.1f}{'%' if one['relative'] else 'pt'}"
 
 
-def page(document: Json) -> str:
-    """The trends as one HTML file that needs no network."""
-    from reports.page import render
-
+def trends(document: Json) -> Json:
+    """What a page needs to show them: ``plots`` for its script, ``rows`` for its table."""
     plots = [
         {
             "title": f"{one['subject']}, {one['metric']}",
@@ -110,11 +108,19 @@ def page(document: Json) -> str:
          "changes": [{"better": c["better"], "text": sentence(one, c)} for c in one["changes"]]}
         for one in document["series"]
     ]  # fmt: skip
+    return {"plots": plots, "rows": rows}
+
+
+def page(document: Json) -> str:
+    """The trends as one HTML file that needs no network."""
+    from reports.page import render
+
+    found = trends(document)
     return render(
         "trend",
-        plots,
+        found["plots"],
         title=f"Trend of {Path(document['file']).name}",
         file=document["file"],
-        rows=rows,
-        missing=document["missing"],
+        history=document,
+        trends=found["rows"],
     )

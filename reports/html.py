@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.errors import NothingFitsError
 from bench.types import Json, Quantity
+from reports import html_table, plots, tables, text, verdicts
 from reports import page as plumbing
-from reports import plots, tables, text, verdicts
 from reports import rows as model
-from reports.choose import Constraints, choose
+from reports.choose import choose
+from reports.history import trends
+from reports.layout import USUAL_VIEW, View
+from reports.limits import parse_constraints
 from reports.page import flatten
 from reports.predict import predicted_lines
 from reports.rows import Row
@@ -24,33 +26,6 @@ CONFUSION_BUDGET = 400_000
 
 SKIPPED_FILES = 50
 _BARS = ("size_bytes", "memory_mb", "energy_mj")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One cell of the trade-off table: what is shown, what it is sorted by, and the tooltip."""
-
-    shown: str
-    order: float | str | None
-    title: str = ""
-    kind: str = "number"
-    provenance: str = ""
-
-    @property
-    def parts(self) -> tuple[str, str]:
-        """The value and its interval, which goes below it."""
-        value, bracket, rest = self.shown.partition(" [")
-        return value, f"[{rest}" if bracket and self.kind == "number" else ""
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A column: title, unit, whether it is text, and the tooltip."""
-
-    title: str
-    unit: str = ""
-    is_text: bool = False
-    title_text: str = ""
 
 
 def environments(items: Iterable[Row]) -> list[tuple[str, str]]:
@@ -70,106 +45,6 @@ def environments(items: Iterable[Row]) -> list[tuple[str, str]]:
     ]
 
 
-# ---------------------------------------------------------------- the table
-
-
-def _tooltip(quantity: Quantity, missing: str = "") -> str:
-    if quantity.value is None:
-        return quantity.reason or missing or "not recorded"
-    parts = [quantity.provenance or "measured", quantity.method, f"n = {quantity.n}" if quantity.n else ""]
-    return ", ".join(part for part in parts if part)
-
-
-def _field(quantity: Quantity, show: Callable[[Quantity], str], shown: str | None = None) -> Field:
-    value = show(quantity) if shown is None else shown
-    provenance = (quantity.provenance or "measured") if quantity.value is not None else "missing"
-    return Field(value, quantity.value, _tooltip(quantity), "number", provenance)
-
-
-HEADINGS = (
-    Heading("variant", is_text=True),
-    Heading("runtime", is_text=True),
-    Heading("batch"),
-    Heading("threads"),
-    Heading("accuracy", "%", title_text="Test set, with its Wilson interval"),
-    Heading("change", "points", title_text="Accuracy minus the reference's on the same test images"),
-    Heading("latency", "ms", title_text="Median of the steady state over the processes"),
-    Heading("faster", "×", title_text="The reference's latency over this one, same runtime and setting"),
-    Heading("size", title_text="Of the artifact as shipped"),
-    Heading("smaller", "×"),
-    Heading("memory", "MB", title_text="Peak of the worker above the runtime's own"),
-    Heading("energy", "mJ", title_text="For one image"),
-    Heading("host", is_text=True),
-    Heading("precision", is_text=True),
-    Heading("p90", "ms"),
-    Heading("p99", "ms"),
-    Heading("throughput", "img/s"),
-    Heading("MACs"),
-    Heading("parameters"),
-)
-
-
-def _fields(row: Row) -> list[Field]:
-    metrics, relative = row.metrics, row.relative
-    words = [row.cell.variant, row.cell.runtime]
-    fixed = [Field(w, w, kind="text") for w in words] + [
-        Field(str(n), float(n)) for n in (row.cell.batch, row.cell.threads)
-    ]
-    itself = "reference" if row.is_reference else None
-
-    def against(name: str, show: Callable[[Quantity], str]) -> Field:
-        known = relative[name].value is not None
-        return _field(relative[name], show, itself if known else None)
-
-    return [
-        *fixed,
-        _field(metrics["accuracy"], text.points),
-        against("accuracy_change", lambda q: text.points(q, sign="+")),
-        _field(metrics["latency_ms"], text.interval),
-        against("x_faster", lambda q: text.ratio(q, "interval")),
-        _field(metrics["size_bytes"], text.size),
-        against("x_smaller", text.ratio),
-        _field(metrics["memory_mb"], text.interval),
-        _field(metrics["energy_mj"], text.interval),
-        Field(row.cell.host, row.cell.host, kind="text"),
-        Field(row.cell.precision, row.cell.precision, kind="text"),
-        _field(metrics["p90_ms"], text.interval),
-        _field(metrics["p99_ms"], text.interval),
-        _field(metrics["throughput_ips"], text.interval),
-        _field(metrics["macs"], text.count),
-        _field(metrics["params"], text.count),
-    ]
-
-
-def _table(items: list[Row]) -> Json:
-    """Headings and lines, without the columns that say the same everywhere or nothing at all."""
-    front = {id(row) for group in model.by_setting(items).values() for row in model.pareto(group)}
-    lines = [(row, _fields(row)) for row in items]
-    keep = []
-    for place, heading in enumerate(HEADINGS):
-        values = {fields[place].order for _, fields in lines}
-        constant = heading.title in ("host", "batch", "threads") and len(values) == 1
-        if not constant and values != {None}:
-            keep.append(place)
-    return {
-        "headings": [HEADINGS[place] for place in keep],
-        "rows": [
-            {
-                "fields": [fields[place] for place in keep],
-                "status": row.status,
-                "reason": row.reason,
-                "reference": row.is_reference,
-                "front": id(row) in front,
-            }
-            for row, fields in lines
-        ],
-        "setting": ", ".join(model.setting_title(s) for s in model.by_setting(items)) if items else "",
-    }
-
-
-# ---------------------------------------------------------------- the rest of the page
-
-
 def _card(title: str, value: str, name: str, note: str) -> Json:
     return {"title": title, "value": value, "name": name, "note": note}
 
@@ -177,7 +52,7 @@ def _card(title: str, value: str, name: str, note: str) -> Json:
 def _pick(run: RunData, items: list[Row], objective: str, title: str) -> Json:
     """What ``choose`` picks within one point of the reference."""
     try:
-        row = choose(run, Constraints(max_drop=0.01), objective, items=items).chosen
+        row = choose([run], parse_constraints(["drop<=1%"]), objective, items=items).chosen.rows[0]
     except NothingFitsError:
         return _card(title, text.MISSING, "", "nothing is known to be within 1 point")
     change, place = row.relative["val_accuracy_change"], f"{row.cell.runtime} on {row.cell.host}"
@@ -213,10 +88,10 @@ def _cards(run: RunData, items: list[Row]) -> list[Json]:
     return [*cards, _card("Cells", f"{counts['ok'] - foretold} of {len(items)}", "measured", note)]
 
 
-def _figures(run: RunData, items: list[Row]) -> Json:
+def _figures(items: list[Row], runs: Sequence[RunData]) -> Json:
     order = plots.runtime_order(items)
-    settings = []
-    for setting, group in model.by_setting(items).items():
+    places = []
+    for title, group in html_table.settings(items).items():
         made = {"latency_ms": plots.tradeoff(group, order)}
         made |= {name: plots.bars(group, name, order) for name in _BARS}
         missing = {
@@ -224,29 +99,34 @@ def _figures(run: RunData, items: list[Row]) -> Json:
             for name, figure in made.items()
             if figure is None
         }
-        settings.append(
+        places.append(
             {
-                "title": model.setting_title(setting),
+                "title": title,
                 "figures": {name: plots.to_json(figure) for name, figure in made.items()},
                 "missing": missing,
             }
         )
+    trained = {
+        name if len(runs) == 1 else f"{run.path.name}: {name}": record
+        for run in runs
+        for name, record in run.variants.items()
+    }
     columns = ("val_accuracy", "val_loss", "train_loss")
     return {
-        "settings": settings,
-        "curves": {name: plots.to_json(plots.curves(run.variants, name)) for name in columns},
+        "settings": places,
+        "curves": {name: plots.to_json(plots.curves(trained, name)) for name in columns},
     }
 
 
 def _classified(items: list[Row]) -> tuple[list[Json], int]:
     """What the views of classes show, reference and Pareto front first; and how many were left out."""
-    front = {id(row) for group in model.by_setting(items).values() for row in model.pareto(group)}
+    front = {id(row) for group in html_table.settings(items).values() for row in model.pareto(group)}
     seen: set[tuple[str, ...]] = set()
     chosen: list[Json] = []
     budget, left_out = CONFUSION_BUDGET, 0
     for row in sorted(items, key=lambda r: (not r.is_reference, id(r) not in front)):
         found = row.record.get("classification")
-        key = (row.cell.variant, row.cell.runtime, row.cell.host, row.cell.precision)
+        key = (row.run, row.cell.variant, row.cell.runtime, row.cell.host, row.cell.precision)
         if not found or key in seen:
             continue
         seen.add(key)
@@ -254,9 +134,15 @@ def _classified(items: list[Row]) -> tuple[list[Json], int]:
         if budget < 0 and chosen:
             left_out += 1
             continue
-        title = f"{row.cell.variant} on {row.cell.runtime}"
+        title = f"{row.run}: " if len({r.run for r in items}) > 1 else ""
+        title += f"{row.cell.variant} on {row.cell.runtime}"
         title += "" if row.cell.host == "local" else f" (scheme of {row.cell.host})"
-        chosen.append({**found, "title": title, "accuracy": text.points(row.metrics["accuracy"])})
+        shown = [
+            at for at, r in enumerate(items) if r.record.get("predictions") == row.record.get("predictions")
+        ]
+        chosen.append(
+            {**found, "title": title, "cells": shown, "accuracy": text.points(row.metrics["accuracy"])}
+        )
     return chosen, left_out
 
 
@@ -305,46 +191,65 @@ def _variants(run: RunData) -> list[Json]:
     return result
 
 
-def render_html(run: RunData) -> str:
-    """The whole report as one HTML document that needs no network (about 5 MB, most of it plotly)."""
-    items = model.rows(run)
-    classified, left_out = _classified(items)
-    data = run.manifest.get("data") or {}
-    profile = run.manifest.get("profile") or {}
-    most = max((len(c["labels"]) for c in classified), default=0)
-    payload = {
-        **_figures(run, items),
-        "classified": classified,
-        "confusion": plots.to_json(plots.confusion(most)) if classified else None,
-    }
+def _section(run: RunData, items: list[Row], several: bool) -> Json:
+    """All that the page says of one run; ``name`` is empty where there is no other."""
+    data, profile = run.manifest.get("data") or {}, run.manifest.get("profile") or {}
     skipped = [
         (str(s[0]), str(s[1])) if isinstance(s, (list, tuple)) else (str(s), "")
         for s in data.get("skipped") or ()
     ]
     found = verdicts.compare(run, items)
+    return {
+        "name": (items[0].run if items else run.path.name) if several else "",
+        "title": f"{data.get('spec', 'data')} on {profile.get('title') or profile.get('name', 'local')}",
+        "summary": tables.summary(run),
+        "command": run.manifest.get("command", ""),
+        "created": run.manifest.get("created", ""),
+        "cards": _cards(run, items),
+        "verdicts": tables.verdict_lines(run, items, found),
+        "sentences": verdicts.sentences(found),
+        "predicted": predicted_lines(items),
+        "problems": model.problems(run, items),
+        "gaps": tables.gap_lines(items),
+        "data": _data_facts(run),
+        "skipped": skipped[:SKIPPED_FILES],
+        "skipped_more": max(0, len(skipped) - SKIPPED_FILES),
+        "variants": _variants(run),
+        "environment": list(flatten(run.manifest.get("environment") or {}).items()),
+        "cell_environment": environments(items),
+        "profile": _profile_facts(run),
+    }
+
+
+def render_html(runs: Sequence[RunData], view: View = USUAL_VIEW, history: Json | None = None) -> str:
+    """The whole report as one HTML document that needs no network (about 5 MB, most of it plotly).
+
+    ``history``: the document of ``bench history show``, whose trends the page shows too.
+    """
+    by_run = model.rows_of(runs)
+    items = [row for rows in by_run for row in rows]
+    classified, left_out = _classified(items)
+    sections = [_section(run, rows, len(runs) > 1) for run, rows in zip(runs, by_run, strict=True)]
+    most = max((len(c["labels"]) for c in classified), default=0)
+    trend = trends(history) if history else {"plots": [], "rows": []}
+    payload = {
+        **_figures(items, runs),
+        "classified": classified,
+        "confusion": plots.to_json(plots.confusion(most)) if classified else None,
+        "details": html_table.details(runs, by_run),
+        "trends": trend["plots"],
+    }
     return plumbing.render(
         "report",
         payload,
-        title=f"{data.get('spec', 'data')} on {profile.get('title') or profile.get('name', 'local')}",
-        summary=tables.summary(run),
-        run=run.manifest,
-        cards=_cards(run, items),
-        verdicts=tables.verdict_lines(run, items, found),
-        sentences=verdicts.sentences(found),
-        predicted=predicted_lines(items),
-        table=_table(items),
-        legend=(text.LEGEND, text.INTERVAL_NOTE, text.SPLIT_NOTE),
+        title=sections[0]["title"] if len(runs) == 1 else f"{len(runs)} runs side by side",
+        runs=sections,
+        table=html_table.table(items, view),
+        legend=tables.legend(),
         settings=[s["title"] for s in payload["settings"]],
         curves=[name for name, figure in payload["curves"].items() if figure],
         classified=[c["title"] for c in classified],
         left_out=left_out,
-        problems=model.problems(run, items),
-        gaps=tables.gap_lines(items),
-        data=_data_facts(run),
-        skipped=skipped[:SKIPPED_FILES],
-        skipped_more=max(0, len(skipped) - SKIPPED_FILES),
-        variants=_variants(run),
-        environment=list(flatten(run.manifest.get("environment") or {}).items()),
-        cell_environment=environments(items),
-        profile=_profile_facts(run),
+        history=history,
+        trends=trend["rows"],
     )

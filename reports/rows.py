@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ class Row:
     is_reference: bool
     format: str
     record: Json = field(repr=False)
+    run: str = ""
 
     @property
     def setting(self) -> tuple[str, int, int]:
@@ -276,7 +277,16 @@ def _relative(
     return columns
 
 
-def rows(run: RunData) -> list[Row]:
+def rows_of(runs: Sequence[RunData]) -> list[list[Row]]:
+    """The rows of each run, which have the name of its directory, or its whole path where two have the same name."""
+    names = [run.path.name for run in runs]
+    return [
+        rows(run, name if names.count(name) == 1 else str(run.path))
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def rows(run: RunData, name: str = "") -> list[Row]:
     """One row per cell of ``run``: by host, batch and threads, then runtime, then in the recipe's order.
 
     Latency, memory and energy are compared with the reference at the same runtime, batch, threads and
@@ -299,6 +309,7 @@ def rows(run: RunData) -> list[Row]:
                 is_reference=record["cell"]["variant"] == reference.name,
                 format=artifact.get("format", ""),
                 record=record,
+                run=name,
             )
         )
     local_first = {"local": 0}

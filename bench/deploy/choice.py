@@ -27,17 +27,22 @@ class Chosen:
     explanation: str
 
 
-def read_choice(run: RunData) -> Chosen:
-    """What `bench choose` named last for this run.
+def read_choice(run: RunData, host: str = "") -> Chosen:
+    """What `bench choose` named last for this run; of a choice for several of its hosts, what is for ``host``.
 
     Raises:
-        UsageError: nothing was chosen, or the note is damaged.
+        UsageError: nothing was chosen, not for that host, or the note is damaged.
     """
     path = run.path / CHOICE
     todo = f"Choose first: bench choose {run.path}"
     try:
         stored = json.loads(path.read_text())
         cell = stored["chosen"]
+        if host and cell["host"] != host:
+            cells = {target["cell"]["host"]: target["cell"] for target in stored["targets"]}
+            if host not in cells:
+                raise UsageError(f"Nothing was chosen for {host} in {run.path}", ", ".join(cells), todo)
+            cell = cells[host]
         return Chosen(
             cell["variant"],
             cell["runtime"],

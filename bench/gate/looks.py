@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from bench.measure.paired import GATE, PairedRatio, Verdict, compare
 
-LOOKS = (12, 18, 28, 40)
+LOOKS = (12, 18, 26, 40)
 """After so many pairs their ratios are looked at."""
 ALPHA = 0.005
 """Risk that a check calls any difference where there is none, over all of its looks, metrics and variants."""

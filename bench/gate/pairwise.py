@@ -18,7 +18,7 @@ from bench.measure.turns import Order, TimedPair, orders, time_pair
 from bench.runtimes.base import CellJob
 from bench.types import Notify, Protocol, Quantity
 
-PROTOCOL = Protocol(processes=1, max_seconds=0.6, warmup_seconds=0.2, timeout_seconds=120.0)
+PROTOCOL = Protocol(processes=1, max_seconds=0.6, warmup_seconds=0.1, timeout_seconds=120.0)
 """Of each process. Pairs differ more than longer processes would tell, so more and shorter ones say more in the same time."""
 BUDGET = 180.0
 """Seconds for all subjects together."""

@@ -1,6 +1,6 @@
 (() => {
   const data = JSON.parse(document.getElementById("payload").textContent);
-  const { css, draw, sortable } = page;
+  const { css, draw, facts, keepDrawn, sortable, trend } = page;
 
   const drawSetting = () => {
     const select = document.getElementById("setting");
@@ -79,19 +79,129 @@
 
   document.querySelectorAll("table.sortable").forEach(sortable);
 
+  // --- the filter: words, limits on columns, places, the front
+
+  const heads = [...document.querySelectorAll("#tradeoff thead th")];
+  const lines = [...document.querySelectorAll("#tradeoff tbody tr:not(.group)")];
   const filter = document.getElementById("filter");
-  filter.addEventListener("input", () => {
-    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const line of document.querySelectorAll("#tradeoff tbody tr")) {
-      const inside = line.textContent.toLowerCase();
-      line.hidden = !words.every((word) => inside.includes(word));
+  const selects = [...document.querySelectorAll("[data-filter]")];
+  const frontOnly = document.getElementById("front-only");
+  const words = new Map(lines.map((line) => [line, line.textContent.toLowerCase()]));
+  const tests = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
+
+  // A word of the filter as a question to a line.
+  const asked = (word) => {
+    const [, name, sign, bound] = /^([\w-]+)(<=|>=|<|>|=)(-?\d+\.?\d*)$/.exec(word) ?? [];
+    const places = heads.flatMap((head, place) => (head.dataset.name === name ? [place] : []));
+    if (!name || !places.length) return (line) => words.get(line).includes(word);
+    return (line) => places.some((place) => {
+      const { order } = line.children[place].dataset;
+      return order !== "" && tests[sign](Number(order) * Number(heads[place].dataset.scale), Number(bound));
+    });
+  };
+
+  const narrow = () => {
+    const questions = filter.value.toLowerCase().split(/\s+/).filter(Boolean).map(asked);
+    for (const select of selects) if (select.value) questions.push((line) => line.getAttribute(`data-${select.dataset.filter}`) === select.value);
+    if (frontOnly.checked) questions.push((line) => line.classList.contains("front"));
+    let shown = 0;
+    for (const line of lines) {
+      line.hidden = !questions.every((question) => question(line));
+      shown += !line.hidden;
     }
+    for (const group of document.querySelectorAll("#tradeoff tr.group")) {
+      group.hidden = [...group.parentElement.rows].every((line) => line === group || line.hidden);
+    }
+    document.getElementById("count").textContent = shown === lines.length ? `${shown} lines` : `${shown} of ${lines.length} lines`;
+  };
+  for (const control of [filter, frontOnly, ...selects]) control.addEventListener("input", narrow);
+  narrow();
+
+  // --- what is behind a number: #cell-PLACE/COLUMN
+
+  const dialog = document.getElementById("detail");
+  const colours = ["#3b82c4", "#d9822b", "#2a9d74", "#b85c9e", "#8a6fd1", "#c9a227", "#5aa9c9", "#c8553d"];
+  const timed = ["latency", "faster", "p90", "p95", "p99", "throughput"];
+  const ofClasses = ["accuracy", "change", "val-accuracy", "val-change", "top5"];
+  const layout = (x, y) => ({
+    height: 300, template: "none", margin: { l: 56, r: 16, t: 16, b: 44 }, hovermode: "closest",
+    legend: { orientation: "h", yanchor: "bottom", y: 1.02, x: 0 }, font: { family: "system-ui, sans-serif", size: 12 },
+    xaxis: { title: { text: x }, automargin: true }, yaxis: { title: { text: y }, automargin: true },
   });
 
-  const drawAll = () => { drawSetting(); drawCurves(); drawClasses(); };
+  const callsOf = (calls) => ({
+    data: calls.ms.map((values, i) => ({
+      type: "scatter", mode: "markers", name: `process ${i + 1}`, x: values.map((_, at) => at * calls.step + 1), y: values,
+      marker: { size: 4, color: colours[i % colours.length] }, hovertemplate: "call %{x}: %{y} ms<extra></extra>",
+    })),
+    layout: layout("call of the steady state", "ms"),
+  });
+  const processesOf = (values, unit) => ({
+    data: [{ type: "scatter", mode: "markers", x: values.map((_, i) => i + 1), y: values, marker: { size: 9, color: colours[0] }, hovertemplate: "process %{x}: %{y:.4g}<extra></extra>" }],
+    layout: { ...layout("process", unit), showlegend: false },
+  });
+
+  const ordinal = (n) => (n === 2 ? "second" : `${n}${(n % 100 < 11 || n % 100 > 13) && [, "st", "nd", "rd"][n % 10] || "th"}`);
+
+  const figureOf = (cell, name) => {
+    if (timed.includes(name)) {
+      const { calls } = cell;
+      if (!calls.ms) return [null, calls.reason];
+      return [callsOf(calls), "", calls.step > 1 ? `Every ${ordinal(calls.step)} call is shown; the number is of all of them.` : "Every call is shown."];
+    }
+    const values = cell.processes[name];
+    if (values) return [processesOf(values, data.details.columns[name].unit), "", "One value of each process."];
+    return [null, ofClasses.includes(name) ? "it is counted over images; see the confusion matrix" : "it is of the file, measured once"];
+  };
+
+  const describe = (cell, name) => {
+    const { columns, words: methods, same } = data.details;
+    const [shown, n, how, method] = cell.numbers[name];
+    const column = columns[name];
+    document.getElementById("detail-title").textContent = cell.title;
+    document.getElementById("detail-value").textContent = `${column.title} ${shown}`;
+    facts(document.getElementById("detail-facts"), [
+      ...(column.about ? [["what", column.about]] : []),
+      ["how", how], ["n", n ?? "not recorded"], ["method", methods[method]],
+      ...cell.notes.map((note) => ["note", note]),
+    ]);
+    const others = Object.entries(cell.numbers).filter(([other]) => other !== name);
+    facts(document.getElementById("detail-others"), others.map(([other, [value, , way]]) => [columns[other].title, `${value} (${way})`]));
+    facts(document.getElementById("detail-environment"), [...cell.environment, ...same]);
+    const [figure, why, note] = figureOf(cell, name);
+    document.getElementById("detail-note").textContent = note ?? "";
+    draw(document.getElementById("detail-plot"), figure, why);
+  };
+
+  const classesOf = (place) => data.classified.findIndex(({ cells }) => cells.includes(place));
+  const follow = () => {
+    const [, place, name] = /^#cell-(\d+)\/([\w-]+)$/.exec(location.hash) ?? [];
+    const cell = data.details.cells[place];
+    if (!cell || !cell.numbers[name]) return dialog.open && dialog.close();
+    describe(cell, name);
+    const classes = classesOf(Number(place));
+    const link = document.getElementById("detail-classes");
+    link.hidden = classes < 0;
+    link.querySelector("a").onclick = () => {
+      document.getElementById("classified").value = classes;
+      drawClasses();
+    };
+    if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = 0;
+  };
+  dialog.addEventListener("close", () => {
+    if (location.hash.startsWith("#cell-")) history.replaceState(null, "", "#table");
+  });
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  addEventListener("hashchange", follow);
+
   document.getElementById("setting")?.addEventListener("change", drawSetting);
   document.getElementById("classified")?.addEventListener("change", drawClasses);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  matchMedia("print").addEventListener("change", drawAll);
-  drawAll();
+  keepDrawn(() => {
+    drawSetting();
+    drawCurves();
+    drawClasses();
+    data.trends.forEach((plot, i) => draw(document.getElementById(`trend${i}`), trend(plot)));
+  });
+  follow();
 })();

@@ -9,7 +9,8 @@ import pytest
 
 from reports import tables
 from reports.answer import render_choice
-from reports.choose import Constraints, choose
+from reports.choose import choose
+from reports.limits import parse_constraints
 from tests.fixtures import FakeRun, example_run
 
 HERE = Path(__file__).parent
@@ -30,17 +31,17 @@ def golden(name: str, made: str) -> str:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal(run: FakeRun, width: int) -> None:
-    made = tables.render(run, "terminal", width)
+    made = tables.render([run], "terminal", width=width)
     assert made == golden(f"terminal_{width}.txt", made)
 
 
 @pytest.mark.parametrize("fmt", ["md", "csv"])
 def test_text_formats(run: FakeRun, fmt: str) -> None:
-    made = tables.render(run, fmt)
+    made = tables.render([run], fmt)
     assert made == golden(f"report.{fmt}", made)
 
 
 def test_choice(run: FakeRun) -> None:
-    choice = choose(run, Constraints(max_latency_ms=0.2, max_drop=0.02))
+    choice = choose([run], parse_constraints(["latency<=0.2ms", "drop<=2%"]))
     made = render_choice(choice).replace(str(run.path), "runs/demo")
     assert made == golden("choice.md", made)

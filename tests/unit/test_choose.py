@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -14,16 +15,16 @@ from hypothesis import strategies as st
 
 from bench.errors import NothingFitsError, UsageError
 from bench.types import Quantity
-from reports.answer import choice_json, render_choice
-from reports.choose import (
-    OBJECTIVES,
-    Constraints,
-    choose,
-    parse_constraints,
-    parse_quantity,
-)
-from reports.limits import UNITS
+from reports.answer import choice_json, commands, explain, render_choice, sensitivity, warnings
+from reports.choose import OBJECTIVES, choose
+from reports.front import front
+from reports.limits import METRICS, UNITS, Constraints, parse_constraints, parse_limit, parse_quantity
+from reports.objective import Candidate, Judge, parse_objective
 from tests.fixtures import NO_HOST, FakeRun, example_run
+
+
+def within(*limits: str) -> Constraints:
+    return parse_constraints(limits)
 
 
 @pytest.fixture(scope="module")
@@ -113,116 +114,146 @@ def test_any_text_is_a_finite_limit_or_a_clear_error(typed: str, kind: str) -> N
         assert math.isfinite(value) and value >= 0
 
 
-def test_constraints_are_read_from_the_command_line() -> None:
-    assert parse_constraints() == Constraints()
-    read = parse_constraints("10ms", "5MB", "50MB", "3mJ", "90%", "1%")
-    assert read == Constraints(10.0, 5e6, 50.0, 3.0, 0.9, 0.01)
-    with pytest.raises(UsageError, match="size"):
-        parse_constraints(max_size="5")
+@pytest.mark.parametrize(
+    ("typed", "words", "target"),
+    [
+        ("latency<=10ms", "latency at most 10 ms", ""),
+        ("p99 <= 20ms", "p99 at most 20 ms", ""),
+        ("accuracy>=90%", "accuracy at least 90%", ""),
+        ("pixel-8:drop<=1%", "accuracy drop at most 1 point on pixel-8", "pixel-8"),
+        ("runs/a:b/local:size<512KiB", "size at most 524 kB on runs/a:b/local", "runs/a:b/local"),
+        ("throughput>=100/s", "throughput at least 100 images/s", ""),
+        ("params<=2.5M", "params at most 2.50M", ""),
+    ],
+)
+def test_limits_on_any_metric_and_target_are_read(typed: str, words: str, target: str) -> None:
+    limit = parse_limit(typed)
+    assert (limit.words, limit.target) == (words, target)
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("latency", "p99<=20ms"),
+        ("latency>=10ms", "latency is better lower"),
+        ("accuracy<=90%", "accuracy is better higher"),
+        ("latancy<=10ms", "latency"),
+        ("latency<=10", "needs a unit"),
+        ("", "not a limit"),
+    ],
+)
+def test_bad_limits_are_refused_with_what_to_write(typed: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        parse_limit(typed)
 
 
 # ---------------------------------------------------------------- choosing
 
 
 def test_the_fastest_that_fits_is_chosen_and_can_be_exported(run: FakeRun) -> None:
-    choice = choose(run, Constraints(max_latency_ms=0.2, max_drop=0.02))
-    assert (choice.chosen.cell.variant, choice.chosen.cell.runtime) == ("student-kd-int8", "onnxruntime")
-    assert choice.chosen.cell.batch == 1 and choice.chosen.cell.host == "local"
-    assert choice.command.startswith(
+    choice = choose([run], within("latency<=0.2ms", "drop<=0.02"))
+    assert (choice.chosen.rows[0].cell.variant, choice.chosen.rows[0].cell.runtime) == (
+        "student-kd-int8",
+        "onnxruntime",
+    )
+    assert choice.chosen.rows[0].cell.batch == 1 and choice.chosen.rows[0].cell.host == "local"
+    assert commands(choice)[0][0].startswith(
         f"bench export {run.path} --variant student-kd-int8 --runtime onnxruntime --output "
     )
-    latencies = [row.metrics["latency_ms"].value for row in choice.runners_up]
+    latencies = [c.rows[0].metrics["latency_ms"].value for c in choice.runners_up]
     assert latencies == sorted(latencies) and latencies
     assert all(value <= 0.2 for value in latencies)
 
 
 def test_every_other_cell_is_refused_with_its_number(run: FakeRun) -> None:
-    choice = choose(run, Constraints(max_latency_ms=0.2, max_drop=0.02))
+    choice = choose([run], within("latency<=0.2ms", "drop<=0.02"))
     reasons = {(r.cell.variant, r.cell.runtime): " ".join(why) for r, why in choice.refused}
     assert reasons["student", "onnxruntime"] == "accuracy drop 3.1 [1.2, 4.9] points, wanted at most 2 points"
     assert "wanted at most 0.2 ms" in reasons["teacher", "torch"]
     assert "SIGSEGV" in reasons["teacher-fp16", "onnxruntime"]
     assert "no int8 path" in reasons["teacher-int8", "torch"]
     assert NO_HOST in reasons["teacher", "tensorrt"]
-    assert (choice.chosen.cell.variant, choice.chosen.cell.runtime) not in reasons
+    assert (choice.chosen.rows[0].cell.variant, choice.chosen.rows[0].cell.runtime) not in reasons
 
 
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_an_objective_that_nobody_measured_says_so(run: FakeRun) -> None:
+    with pytest.raises(NothingFitsError, match="device-memory is not measured anywhere"):
+        choose([run], within("accuracy>=0.9"), "device-memory")
+
+
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"device-memory", "p99"}))
 def test_no_fitting_cell_is_clearly_better_than_the_chosen_one(run: FakeRun, objective: str) -> None:
-    choice = choose(run, Constraints(min_accuracy=0.9), objective, host="local")
-    metric, less = OBJECTIVES[objective]
-    best = choice.chosen.metrics[metric].value
+    choice = choose([run], within("accuracy>=0.9"), objective, hosts=["local"])
+    metric, less = OBJECTIVES[objective], OBJECTIVES[objective].less
+    best = metric.read(choice.chosen.rows[0]).value
     assert best is not None
-    for row in choice.runners_up:
-        value = row.metrics[metric].value
+    for candidate in choice.runners_up:
+        value = metric.read(candidate.rows[0]).value
         assert value is not None
         slack = (
-            0.03 * best
-            if objective in ("latency", "throughput")
-            else 0.02
-            if objective == "accuracy"
-            else 0.0
+            0.03 * best if metric.kind in ("latency", "rate") else 0.02 if objective == "accuracy" else 0.0
         )
         assert (value >= best - slack) if less else (value <= best + slack)
     json.dumps(choice_json(choice), allow_nan=False)
-    assert choice.command in render_choice(choice)
+    assert commands(choice)[0][0] in render_choice(choice)
 
 
 def test_ties_go_to_the_smaller_artifact(run: FakeRun) -> None:
     close = Quantity(0.0604, "ms", 0.0598, 0.0610, 600, "measured")
     tied = edited(run, "teacher-int8", "onnxruntime", latency_ms=close)
-    choice = choose(tied, Constraints(), runtime="onnxruntime")
-    assert choice.chosen.cell.variant in ("student-int8", "student-kd-int8")
-    assert "cannot be told" in choice.explanation and "teacher-int8" in choice.explanation
+    choice = choose([tied], within(), "latency", runtime="onnxruntime")
+    assert choice.chosen.rows[0].cell.variant in ("student-int8", "student-kd-int8")
+    assert "cannot be told" in explain(choice) and "teacher-int8" in explain(choice)
 
 
 def test_of_equally_small_ties_the_more_accurate_is_chosen(run: FakeRun) -> None:
-    choice = choose(run, Constraints(), runtime="onnxruntime")
-    assert choice.chosen.cell.variant == "student-kd-int8"
+    choice = choose([run], within(), "latency", runtime="onnxruntime")
+    assert choice.chosen.rows[0].cell.variant == "student-kd-int8"
 
 
 def test_validation_decides_not_test(run: FakeRun) -> None:
     low = Quantity(0.5, "", 0.45, 0.55, 360, "measured")
     worse_on_validation = edited(run, "student-kd-int8", "onnxruntime", val_accuracy=low)
-    choice = choose(worse_on_validation, Constraints(min_accuracy=0.9))
-    assert (choice.chosen.cell.variant, choice.chosen.cell.runtime) != ("student-kd-int8", "onnxruntime")
+    choice = choose([worse_on_validation], within("accuracy>=0.9"))
+    assert (choice.chosen.rows[0].cell.variant, choice.chosen.rows[0].cell.runtime) != (
+        "student-kd-int8",
+        "onnxruntime",
+    )
     worse_on_test = edited(run, "student-kd-int8", "onnxruntime", accuracy=low)
-    assert choose(worse_on_test, Constraints(min_accuracy=0.9)).chosen.cell.variant == "student-kd-int8"
-    assert "validation" in choice.explanation
+    assert choose([worse_on_test], within("accuracy>=0.9")).chosen.variant == "student-kd-int8"
+    assert "validation" in explain(choice)
 
 
 def test_without_validation_the_test_set_is_used_and_said(run: FakeRun) -> None:
     none = Quantity.missing("no validation split")
     choice = choose(
-        edited(run, "student-kd-int8", "onnxruntime", val_accuracy=none), Constraints(min_accuracy=0.9)
+        [edited(run, "student-kd-int8", "onnxruntime", val_accuracy=none)], within("accuracy>=0.9")
     )
-    assert choice.chosen.cell.variant == "student-kd-int8"
-    assert any("no validation split" in warning for warning in choice.warnings)
+    assert choice.chosen.rows[0].cell.variant == "student-kd-int8"
+    assert any("no validation split" in warning for warning in warnings(choice))
 
 
 def test_an_interval_across_the_limit_is_a_warning(run: FakeRun) -> None:
-    choice = choose(run, Constraints(max_latency_ms=0.0606), runtime="onnxruntime")
-    assert any("crosses the limit" in warning for warning in choice.warnings)
-    sure = choose(run, Constraints(max_latency_ms=0.07), runtime="onnxruntime")
-    assert not sure.warnings
+    choice = choose([run], within("latency<=0.0606ms"), runtime="onnxruntime")
+    assert any("crosses the limit" in warning for warning in warnings(choice))
+    sure = choose([run], within("latency<=0.07ms"), runtime="onnxruntime")
+    assert not warnings(sure)
 
 
 def test_estimated_energy_is_a_warning(run: FakeRun) -> None:
-    assert any("estimated" in w for w in choose(run, Constraints(max_energy_mj=3.0)).warnings)
+    assert any("estimated" in w for w in warnings(choose([run], within("energy<=3.0mJ"))))
 
 
 def test_a_missing_metric_is_refused_with_its_reason(run: FakeRun) -> None:
     none = Quantity.missing("no meter")
-    choice = choose(
-        edited(run, "student-kd-int8", "onnxruntime", energy_mj=none), Constraints(max_energy_mj=3.0)
-    )
+    choice = choose([edited(run, "student-kd-int8", "onnxruntime", energy_mj=none)], within("energy<=3.0mJ"))
     reasons = {(r.cell.variant, r.cell.runtime): why for r, why in choice.refused}
     assert reasons["student-kd-int8", "onnxruntime"] == ("energy not measured: no meter",)
 
 
 def test_nothing_fits_names_the_nearest_of_each_limit(run: FakeRun) -> None:
     with pytest.raises(NothingFitsError) as caught:
-        choose(run, Constraints(max_latency_ms=0.01, min_accuracy=0.99))
+        choose([run], within("latency<=0.01ms", "accuracy>=0.99"))
     said = str(caught.value)
     assert "latency at most 0.01 ms" in said and "student-kd-int8 on onnxruntime: 0.0605" in said
     assert "accuracy at least 99%" in said and "teacher on" in said
@@ -231,28 +262,28 @@ def test_nothing_fits_names_the_nearest_of_each_limit(run: FakeRun) -> None:
 
 def test_limits_that_fit_one_by_one_but_not_together_say_so(run: FakeRun) -> None:
     with pytest.raises(NothingFitsError) as caught:
-        choose(run, Constraints(max_size_bytes=1.2e5, min_accuracy=0.98), host="local")
+        choose([run], within("size<=120000B", "accuracy>=0.98"), hosts=["local"])
     assert "best is" in str(caught.value)
 
 
 def test_a_device_that_was_not_there_can_not_be_chosen_for_latency(run: FakeRun) -> None:
     with pytest.raises(NothingFitsError, match=NO_HOST):
-        choose(run, Constraints(max_latency_ms=5), host="jetson-agx-xavier")
-    assert "Compared on local" in choose(run, Constraints()).explanation
+        choose([run], within("latency<=5ms"), hosts=["jetson-agx-xavier"])
+    assert "Compared on local" in explain(choose([run], within()))
 
 
 def test_predictions_for_the_target_are_used_and_said(run: FakeRun) -> None:
     guess = Quantity(2.0, "ms", 1.5, 2.7, None, "predicted", "roofline")
-    choice = choose(edited(run, "student-int8", "tensorrt", latency_ms=guess), Constraints())
-    assert choice.chosen.cell.host == "jetson-agx-xavier"
-    assert "latency is predicted, not measured" in choice.warnings
+    choice = choose([edited(run, "student-int8", "tensorrt", latency_ms=guess)], within(), "latency")
+    assert choice.chosen.rows[0].cell.host == "jetson-agx-xavier"
+    assert "latency is predicted, not measured" in warnings(choice)
 
 
 def test_batches_are_not_compared_with_each_other(run: FakeRun) -> None:
-    choice = choose(run, Constraints(), "throughput", batch=8)
-    assert {row.cell.batch for row in (choice.chosen, *choice.runners_up)} == {8}
+    choice = choose([run], within(), "throughput", batch=8)
+    assert {c.rows[0].cell.batch for c in (choice.chosen, *choice.runners_up)} == {8}
     with pytest.raises(UsageError, match="batch 3"):
-        choose(run, Constraints(), batch=3)
+        choose([run], within(), batch=3)
 
 
 @pytest.mark.parametrize(
@@ -260,19 +291,240 @@ def test_batches_are_not_compared_with_each_other(run: FakeRun) -> None:
     [
         ({"objective": "speed"}, "speed"),
         ({"runtime": "onnx"}, "onnxruntime"),
-        ({"host": "jetson"}, "jetson-agx-xavier"),
+        ({"hosts": ["jetson"]}, "jetson-agx-xavier"),
     ],
 )
 def test_wrong_names_offer_the_nearest(run: FakeRun, options: dict[str, Any], hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
-        choose(run, Constraints(), **options)
+        choose([run], within(), **options)
 
 
 def test_a_run_without_cells_fits_nothing(run: FakeRun) -> None:
     with pytest.raises(NothingFitsError, match="no measured cells"):
-        choose(dataclasses.replace(run, cells=[]), Constraints())
+        choose([dataclasses.replace(run, cells=[])], within())
 
 
 def test_odd_paths_are_quoted_in_the_command(run: FakeRun) -> None:
     odd = dataclasses.replace(run, path=Path("runs/my run; rm -rf x"))
-    assert "'runs/my run; rm -rf x'" in choose(odd, Constraints()).command
+    assert "'runs/my run; rm -rf x'" in commands(choose([odd], within()))[0][0]
+
+
+# ---------------------------------------------------------------- the knee and the front
+
+
+def test_without_an_objective_the_knee_is_taken_and_its_neighbours_named(run: FakeRun) -> None:
+    choice = choose([run], within(), runtime="onnxruntime")
+    assert choice.objective is None and "is the knee of latency and accuracy" in explain(choice)
+    assert choice.chosen.variant == "teacher-int8"
+    assert any("cheaper" in line for line in sensitivity(choice)) and any(
+        "dearer" in line for line in sensitivity(choice)
+    )
+    with_limit = choose([run], within("drop<=1%"), runtime="onnxruntime")
+    assert with_limit.objective is not None and with_limit.objective.words == "latency"
+
+
+def cells_of(run: FakeRun, values: list[tuple[float, float]]) -> list[Candidate]:
+    """Candidates of these latencies and accuracies, each known to a thousandth."""
+    rows = choose([run], within(), "latency", runtime="onnxruntime").chosen.rows
+    found = []
+    for place, (latency, accuracy) in enumerate(values):
+        metrics = {
+            **rows[0].metrics,
+            "latency_ms": Quantity(latency, "ms", latency * 0.999, latency * 1.001, 9, "measured"),
+            "val_accuracy": Quantity(accuracy, "", accuracy - 1e-4, accuracy + 1e-4, 9, "measured"),
+            "size_bytes": Quantity(1e5 + place),
+        }
+        cell = dataclasses.replace(rows[0].cell, variant=f"v{place}")
+        record = {**rows[0].record, "predictions": None}
+        found.append(Candidate((dataclasses.replace(rows[0], cell=cell, metrics=metrics, record=record),)))
+    return found
+
+
+def names(candidates: Any) -> list[str]:
+    return [c.variant for c in candidates]
+
+
+def test_the_knee_is_the_point_farthest_above_the_line_between_the_ends(run: FakeRun) -> None:
+    from reports.front import knee
+
+    judge = Judge([run])
+    bent = cells_of(run, [(1.0, 0.5), (2.0, 0.9), (4.0, 0.95), (16.0, 1.0), (8.0, 0.4)])
+    found, curve = knee(judge, bent, METRICS["latency"])
+    assert found.variant == "v1" and names(curve) == ["v0", "v1", "v2", "v3"]
+    two = cells_of(run, [(1.0, 0.5), (2.0, 0.9)])
+    assert knee(judge, two, METRICS["latency"])[0].variant == "v1"
+    sagging = cells_of(run, [(1.0, 0.5), (2.0, 0.51), (4.0, 0.9)])
+    assert knee(judge, sagging, METRICS["latency"])[0].variant == "v2"
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 30), st.integers(1, 30)).map(lambda p: (float(p[0]), p[1] / 31)),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_nobody_on_the_front_is_beaten_and_everybody_else_is(
+    run: FakeRun, values: list[tuple[float, float]]
+) -> None:
+    candidates = cells_of(run, values)
+    metrics = [METRICS[name] for name in ("accuracy", "latency", "size")]
+    judge = Judge([run])
+    found = front(judge, candidates)
+    on = {c.variant for one, others in found.members for c in (one, *others)}
+
+    def beats(a: Candidate, b: Candidate) -> bool:
+        pairs = [(m.less, m.read(a.rows[0]).value or 0.0, m.read(b.rows[0]).value or 0.0) for m in metrics]
+        better = [(x < y) if less else (x > y) for less, x, y in pairs]
+        worse = [(x > y) if less else (x < y) for less, x, y in pairs]
+        return any(better) and not any(worse)
+
+    for b in candidates:
+        assert (b.variant in on) == (not any(beats(a, b) for a in candidates))
+
+
+def test_ties_in_every_metric_are_one_choice_of_the_front(run: FakeRun) -> None:
+    a, b = cells_of(run, [(1.0, 0.9), (1.0, 0.9)])
+    wide = Quantity(1.01, "ms", 0.95, 1.07, 9, "measured")
+    b = Candidate((dataclasses.replace(b.rows[0], metrics={**b.rows[0].metrics, "latency_ms": wide}),))
+    for name in ("size_bytes",):
+        b.rows[0].metrics[name] = a.rows[0].metrics[name]
+    found = front(Judge([run]), [a, b])
+    assert [(one.variant, names(others)) for one, others in found.members] in ([("v0", ["v1"])], [("v0", [])])
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_weights_move_the_choice_from_fast_to_accurate(run: FakeRun) -> None:
+    fast = choose([run], within(), "accuracy + 2*latency", runtime="onnxruntime").chosen.variant
+    accurate = choose([run], within(), "20*accuracy + 0.01*latency", runtime="onnxruntime").chosen.variant
+    assert fast == "student-kd-int8"
+    assert accurate.startswith("teacher")
+
+
+@given(st.floats(0.01, 100.0), st.floats(0.1, 10.0))
+def test_units_do_not_change_the_order_of_a_weighted_choice(
+    run: FakeRun, scale: float, weight: float
+) -> None:
+    objective = parse_objective(f"accuracy + {weight:f}*latency")
+    judge = Judge([run])
+    values = [(1.0, 0.5), (2.0, 0.7), (3.0, 0.95)]
+    here = cells_of(run, values)
+    there = cells_of(run, [(scale * ms, accuracy) for ms, accuracy in values])
+    order = [sorted(range(3), key=lambda i: judge.cost(c[i], objective)) for c in (here, there)]
+    costs = sorted(judge.cost(c, objective) for c in here)
+    if min(b - a for a, b in itertools.pairwise(costs)) > 1e-9:
+        assert order[0] == order[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("latency + latency", "twice"),
+        ("0*latency", "above 0"),
+        ("latency + speed", "speed"),
+        ("latency +", "no part"),
+        ("2latency", "no objective"),
+        ("drop", "no objective"),
+    ],
+)
+def test_bad_objectives_are_refused(run: FakeRun, typed: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        choose([run], within(), typed)
+
+
+# ---------------------------------------------------------------- what a limit costs
+
+
+def test_a_limit_says_what_it_costs(run: FakeRun) -> None:
+    choice = choose([run], within("drop<=1.2%"), runtime="onnxruntime")
+    said = sensitivity(choice)
+    assert choice.chosen.variant == "teacher-int8"
+    assert said == [
+        "If accuracy drop could be 1.67 points (0.47 points more), student-kd-int8 on onnxruntime would give 45% less latency."
+    ]
+    relaxed = choose([run], within("drop<=1.67%"), runtime="onnxruntime")
+    assert relaxed.chosen.variant == "student-kd-int8"
+
+
+def test_a_limit_that_costs_nothing_is_not_named(run: FakeRun) -> None:
+    assert sensitivity(choose([run], within("size<=100MB"), "latency", runtime="onnxruntime")) == []
+
+
+# ---------------------------------------------------------------- several targets
+
+
+@pytest.fixture(scope="module")
+def phone(run: FakeRun) -> FakeRun:
+    """The same nets measured on a phone: three times slower on litert, nothing on onnxruntime."""
+    cells = []
+    for cell in json.loads(json.dumps(run.cells)):
+        if cell["cell"]["runtime"] == "litert":
+            cell["cell"]["host"] = "pixel-8"
+            for name in ("latency_ms", "p90_ms", "p99_ms"):
+                quantity = (cell.get("metrics") or {}).get(name)
+                if quantity and quantity["value"] is not None:
+                    cell["metrics"][name] = {
+                        **quantity,
+                        **{key: 3 * quantity[key] for key in ("value", "low", "high") if quantity[key]},
+                    }
+            cells.append(cell)
+    manifest = {**run.manifest, "profile": {**run.manifest["profile"], "name": "pixel-8"}}
+    (run.path.parent / "phone").symlink_to(run.path)
+    return dataclasses.replace(run, cells=cells, manifest=manifest, path=run.path.parent / "phone")
+
+
+def test_one_variant_is_chosen_for_several_targets_by_the_worst(run: FakeRun, phone: FakeRun) -> None:
+    choice = choose([run, phone], within("drop<=2%"))
+    assert [t.name for t in choice.targets] == ["local", "pixel-8"]
+    assert {row.cell.variant for row in choice.chosen.rows} == {"student-kd"}  # fastest on the phone
+    assert [row.cell.runtime for row in choice.chosen.rows] == ["onnxruntime", "litert"]
+    said = explain(choice)
+    assert "worst-case latency (0.390" in said and "on pixel-8" in said
+    assert "onnxruntime on local (0.0821" in said
+    document = choice_json(choice)
+    assert [t["cell"]["host"] for t in document["targets"]] == ["local", "pixel-8"]
+    kept = choice_json(choice, phone)
+    assert kept["chosen"]["host"] == "pixel-8" and len(kept["targets"]) == 1
+    assert "runs" not in kept["targets"][0]["target"]
+    for command, folder in commands(choice):
+        assert command in render_choice(choice) and folder in render_choice(choice)
+
+
+def test_a_limit_on_one_target_leaves_the_other_alone(run: FakeRun, phone: FakeRun) -> None:
+    free = choose([run, phone], within("drop<=2%", "local:latency<=0.1ms"))
+    assert free.chosen.variant == "student-kd"
+    with pytest.raises(NothingFitsError, match="on all of local and pixel-8") as caught:
+        choose([run, phone], within("drop<=2%", "pixel-8:latency<=0.1ms"))
+    assert "latency at most 0.1 ms on pixel-8: missed by all, nearest is" in str(caught.value)
+    with pytest.raises(UsageError, match="pixel-8"):
+        choose([run, phone], within("pixel-9:latency<=0.1ms"))
+
+
+def test_a_variant_without_a_cell_on_a_target_cannot_be_chosen(run: FakeRun, phone: FakeRun) -> None:
+    without = dataclasses.replace(
+        phone, cells=[c for c in phone.cells if c["cell"]["variant"] != "student-kd"]
+    )
+    choice = choose([run, without], within("drop<=2%"))
+    assert choice.chosen.variant != "student-kd"
+    reasons = {row.cell.variant: why for row, why in choice.refused}
+    assert reasons["student-kd"] == ("on pixel-8: no cell",)
+
+
+def test_nets_of_one_name_that_were_trained_apart_are_a_warning(run: FakeRun, phone: FakeRun) -> None:
+    assert not any("made apart" in w for w in warnings(choose([run, phone], within("drop<=2%"))))
+    variants = {n: {**v, "key": f"other-{n}"} for n, v in phone.variants.items()}
+    other = dataclasses.replace(phone, variants=variants)
+    assert any("made apart" in w for w in warnings(choose([run, other], within("drop<=2%"))))
+
+
+@pytest.mark.parametrize("objective", [None, "latency", "size", "accuracy", "accuracy + 0.1*latency"])
+def test_one_target_named_twice_over_changes_nothing(run: FakeRun, objective: str | None) -> None:
+    """Worst over two equal targets is the one target, for cells of one runtime."""
+    if not (run.path.parent / "twin").exists():
+        (run.path.parent / "twin").symlink_to(run.path)
+    twin = dataclasses.replace(run, path=run.path.parent / "twin")
+    one = choose([run], within("drop<=2%"), objective, runtime="onnxruntime")
+    both = choose([run, twin], within("drop<=2%"), objective, runtime="onnxruntime")
+    assert both.chosen.variant == one.chosen.variant

@@ -173,7 +173,7 @@ def test_failed_variants_and_artifacts_are_reported(run: FakeRun) -> None:
     key = next(iter(run.artifacts))
     artifacts = run.artifacts | {key: run.artifacts[key] | {"status": "failed", "reason": "parity broke"}}
     broken = dataclasses.replace(run, variants=variants, artifacts=artifacts)
-    shown = tables.render(broken, "terminal", 200)
+    shown = tables.render([broken], "terminal", width=200)
     assert "loss is NaN" in shown and "parity broke" in shown
 
 
@@ -301,7 +301,7 @@ def test_marks_say_how_a_value_was_obtained() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
 def test_the_terminal_table_fits_and_cuts_no_number(run: FakeRun, items: list[rows.Row], width: int) -> None:
-    shown = tables.render(run, "terminal", width)
+    shown = tables.render([run], "terminal", width=width)
     assert max(map(len, shown.splitlines())) <= width
     assert "…" not in shown
     for row in items:
@@ -316,7 +316,7 @@ def test_the_terminal_table_fits_and_cuts_no_number(run: FakeRun, items: list[ro
 
 
 def test_eighty_columns_hold_everything_in_one_table(run: FakeRun) -> None:
-    shown = tables.render(run, "terminal", 80)
+    shown = tables.render([run], "terminal", width=80)
     header = next(line for line in shown.splitlines() if line.startswith("variant"))
     heading = shown.splitlines()[shown.splitlines().index(header) - 1] + header
     assert all(
@@ -326,7 +326,7 @@ def test_eighty_columns_hold_everything_in_one_table(run: FakeRun) -> None:
 
 
 def test_terminal_gives_reasons_remedies_legend_and_split(run: FakeRun) -> None:
-    shown = " ".join(tables.render(run, "terminal", 80).split())
+    shown = " ".join(tables.render([run], "terminal", width=80).split())
     assert f"8 cells skipped on jetson-agx-xavier: {NO_HOST}; do: {GIVE_HOST}" in shown
     assert "SIGSEGV" in shown
     assert "~ estimated" in shown and "* predicted" in shown and "– missing" in shown
@@ -339,20 +339,20 @@ def test_cells_of_which_only_counts_are_known_take_no_line(run: FakeRun) -> None
             cell["metrics"] = {"macs": Quantity(1e6, provenance="measured").to_json()}
         return cell
 
-    assert tables.render(changed(run, only_counts), "terminal") == tables.render(run, "terminal")
+    assert tables.render([changed(run, only_counts)], "terminal") == tables.render([run], "terminal")
 
 
 def test_very_long_names_are_folded_not_cut(run: FakeRun) -> None:
     name = "student-with-a-very-long-name-" + "x" * 40
     cell = run.cells[0] | {"cell": run.cells[0]["cell"] | {"variant": name}}
-    shown = tables.render(dataclasses.replace(run, cells=[*run.cells, cell]), "terminal", 80)
+    shown = tables.render([dataclasses.replace(run, cells=[*run.cells, cell])], "terminal", width=80)
     assert max(map(len, shown.splitlines())) <= 80
     assert shown.count("x") >= 40
 
 
 def test_markup_in_names_stays_text_in_the_terminal(run: FakeRun) -> None:
     cell = run.cells[0] | {"cell": run.cells[0]["cell"] | {"variant": "[red]net[/]"}}
-    assert "[red]net[/]" in tables.render(dataclasses.replace(run, cells=[cell]), "terminal", 120)
+    assert "[red]net[/]" in tables.render([dataclasses.replace(run, cells=[cell])], "terminal", width=120)
 
 
 def test_values_missing_from_cells_that_ran_are_explained(run: FakeRun) -> None:
@@ -361,13 +361,13 @@ def test_values_missing_from_cells_that_ran_are_explained(run: FakeRun) -> None:
             cell["metrics"]["energy_mj"] = Quantity.missing("codecarbon is not installed", "mJ").to_json()
         return cell
 
-    shown = " ".join(tables.render(changed(run, without_meter), "terminal", 120).split())
+    shown = " ".join(tables.render([changed(run, without_meter)], "terminal", width=120).split())
     assert "energy missing in 23 cells: codecarbon is not installed" in shown
 
 
 def test_markdown_rows_have_as_many_cells_as_the_head_whatever_the_names(run: FakeRun) -> None:
     cell = run.cells[0] | {"cell": run.cells[0]["cell"] | {"variant": HOSTILE}}
-    shown = tables.render(dataclasses.replace(run, cells=[*run.cells, cell]), "md")
+    shown = tables.render([dataclasses.replace(run, cells=[*run.cells, cell])], "md")
     lines = [line for line in shown.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "<img" not in shown.replace("\\<img", "")
@@ -376,7 +376,9 @@ def test_markdown_rows_have_as_many_cells_as_the_head_whatever_the_names(run: Fa
 def test_csv_reads_back_and_runs_no_formula(run: FakeRun, items: list[rows.Row]) -> None:
     cell = run.cells[0] | {"cell": run.cells[0]["cell"] | {"variant": "=1+1"}}
     read = list(
-        csv.DictReader(io.StringIO(tables.render(dataclasses.replace(run, cells=[*run.cells, cell]), "csv")))
+        csv.DictReader(
+            io.StringIO(tables.render([dataclasses.replace(run, cells=[*run.cells, cell])], "csv"))
+        )
     )
     assert len(read) == len(items) + 1
     line = next(r for r in read if (r["variant"], r["runtime"]) == ("student-kd", "litert"))
@@ -387,13 +389,13 @@ def test_csv_reads_back_and_runs_no_formula(run: FakeRun, items: list[rows.Row])
 
 def test_an_unknown_format_names_the_nearest(run: FakeRun) -> None:
     with pytest.raises(UsageError, match="Did you mean html"):
-        tables.render(run, "htm")
+        tables.render([run], "htm")
 
 
 def test_a_run_without_cells_still_reports(run: FakeRun) -> None:
     empty = dataclasses.replace(run, cells=[], artifacts={})
     for fmt in tables.FORMATS:
-        assert tables.render(empty, fmt)
+        assert tables.render([empty], fmt)
 
 
 # ---------------------------------------------------------------- JSON
@@ -444,7 +446,7 @@ def schema() -> dict[str, Any]:
 
 
 def test_json_fits_its_schema(run: FakeRun) -> None:
-    document = json.loads(tables.render(run, "json"))
+    document = json.loads(tables.render([run], "json"))
     assert check(document, schema(), schema()) == []
     assert len(document["cells"]) == len(run.cells)
     assert {v["name"] for v in document["variants"]} == set(VARIANTS)
@@ -458,7 +460,7 @@ def test_every_field_of_a_cell_is_documented(run: FakeRun) -> None:
 
 @pytest.mark.parametrize("damage", ["no reason", "text value", "no status"])
 def test_the_schema_check_can_fail(run: FakeRun, damage: str) -> None:
-    document = json.loads(tables.render(run, "json"))
+    document = json.loads(tables.render([run], "json"))
     cell = document["cells"][0]
     if damage == "no reason":
         cell["latency_ms"] = {"value": None, "unit": "ms"}
@@ -482,7 +484,7 @@ def test_nan_never_reaches_json(run: FakeRun) -> None:
     spoilt = dataclasses.replace(
         run, variants=run.variants | {"student": record | {"history": history}}, cells=cells
     )
-    document = json.loads(tables.render(spoilt, "json"), parse_constant=pytest.fail)
+    document = json.loads(tables.render([spoilt], "json"), parse_constant=pytest.fail)
     assert check(document, schema(), schema()) == []
     assert "NaN" not in page_module.json_for_script({"x": float("nan")})
     assert plots.curves(spoilt.variants, "val_loss") is not None
@@ -517,7 +519,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(run: FakeRun) -> str:
-    return tables.render(run, "html")
+    return tables.render([run], "html")
 
 
 def test_html_loads_nothing_from_anywhere(page: str) -> None:
@@ -572,7 +574,7 @@ def test_hostile_names_stay_text(run: FakeRun) -> None:
     data = run.manifest["data"] | {"spec": HOSTILE, "classes": [HOSTILE], "skipped": [[HOSTILE, HOSTILE]]}
     variants = {HOSTILE if n == "student" else n: r | {"notes": [HOSTILE]} for n, r in run.variants.items()}
     hostile = dataclasses.replace(hostile, manifest=manifest | {"data": data}, variants=variants)
-    page = tables.render(hostile, "html")
+    page = tables.render([hostile], "html")
     parsed = Page(page)
     assert not [t for t, _ in parsed.tags if t == "img"]
     assert len(parsed.scripts) == 3
@@ -585,7 +587,7 @@ def test_html_limits_confusion_matrices_of_many_classes(
     run: FakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(html, "CONFUSION_BUDGET", 300)
-    page = tables.render(run, "html")
+    page = tables.render([run], "html")
     shown = json.loads(Page(page).scripts[0])["classified"]
     assert len(shown) == 3 and shown[0]["title"].startswith("teacher")
     assert "more are in the JSON report" in page
@@ -593,13 +595,13 @@ def test_html_limits_confusion_matrices_of_many_classes(
 
 def test_html_of_500_cells_is_quick_and_small(tmp_path: Path) -> None:
     big = large_run(tmp_path, 500, classes=20)
-    tables.render(example_run(tmp_path / "warm"), "html")  # imports are not what is timed
+    tables.render([example_run(tmp_path / "warm")], "html")  # imports are not what is timed
     start = time.process_time()  # other work on this machine does not count
-    page = tables.render(big, "html")
+    page = tables.render([big], "html")
     assert time.process_time() - start < 5.0
     assert len(page.encode()) < 12_000_000
     assert page.count('<th scope="row"') >= 500
-    assert "*" in "".join(re.findall(r'<td class="number predicted"[^>]*>([^<]*)', page))
+    assert "*" in "".join(re.findall(r'<td class="number predicted"[^>]*><a[^>]*>([^<]*)', page))
 
 
 def test_cells_that_differ_in_environment_say_so(items: list[rows.Row]) -> None:
@@ -614,7 +616,7 @@ def test_cells_that_differ_in_environment_say_so(items: list[rows.Row]) -> None:
 def test_the_terminal_path_imports_no_heavy_package(run: FakeRun, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from tests.fixtures import example_run; from reports import choose, tables\n"
-        f"tables.render(example_run(pathlib.Path({str(tmp_path)!r})), 'terminal', 80)\n"
+        f"tables.render([example_run(pathlib.Path({str(tmp_path)!r}))], 'terminal', width=80)\n"
         "print(','.join(m for m in ('pandas', 'plotly', 'sklearn', 'torch', 'jinja2') if m in sys.modules))"
     )
     root = Path(reports.__file__).parents[1]

@@ -52,11 +52,11 @@ def test_every_variant_has_its_sentence_in_every_format(run: FakeRun) -> None:
     said = verdicts.sentences(verdicts.compare(run, rows.rows(run)))
     cells = [c for c in run.cells if c["metrics"] and c["cell"]["variant"] != "teacher"]
     assert len(said) == len(cells)
-    document = json.loads(tables.render(run, "json"))
+    document = json.loads(tables.render([run], "json"))
     assert set(said) <= set(document["verdicts"])
     assert [c["sentence"] for c in document["comparisons"]] == said
-    markdown = tables.render(run, "md").replace("\\", "")
-    page = escapes.unescape(tables.render(run, "html"))
+    markdown = tables.render([run], "md").replace("\\", "")
+    page = escapes.unescape(tables.render([run], "html"))
     assert all(line in markdown and f">{line}</li>" in page for line in said)
 
 
@@ -120,7 +120,7 @@ def test_a_larger_file_is_not_called_smaller(found: dict[tuple[str, str], verdic
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_shows_every_variant_once_against_its_parent(run: FakeRun, width: int) -> None:
-    shown = tables.render(run, "terminal", width)
+    shown = tables.render([run], "terminal", width=width)
     part = shown[shown.index("Against what each was made from") : shown.index("Verdicts")]
     assert max(map(len, part.splitlines())) <= width
     line = next(x for x in part.splitlines() if x.startswith("teacher-int8"))

@@ -1,0 +1,156 @@
+"""Columns, order, groups and places side by side: the same view in every format."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import UsageError
+from reports import layout, rows, tables
+from reports.columns import COLUMNS
+from reports.layout import View, grids, parse_view
+from tests.fixtures import FakeRun, example_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    return example_run(tmp_path_factory.mktemp("run"), batches=(1, 8))
+
+
+@pytest.fixture(scope="module")
+def twin(run: FakeRun) -> FakeRun:
+    """The same run on another device: twice as slow, without the pruned nets."""
+    cells = []
+    for cell in json.loads(json.dumps(run.cells)):
+        latency = (cell.get("metrics") or {}).get("latency_ms")
+        if latency and latency["value"]:
+            latency |= {key: 2 * latency[key] for key in ("value", "low", "high")}
+        if "pruned" not in cell["cell"]["variant"]:
+            cells.append(cell)
+    return dataclasses.replace(run, cells=cells, path=run.path.parent / "twin")
+
+
+@given(
+    st.lists(st.sampled_from(sorted(COLUMNS)), unique=True, min_size=1, max_size=6),
+    st.sampled_from(["", *sorted(COLUMNS), *(f"-{name}" for name in sorted(COLUMNS)), "variant", "-batch"]),
+    st.sampled_from([None, (), ("runtime",), ("host",), ("variant", "batch"), ("precision",)]),
+)
+def test_every_row_is_in_one_table_once_in_the_order_asked_for(
+    run: FakeRun, columns: list[str], sort: str, groups: tuple[str, ...] | None
+) -> None:
+    items = rows.rows(run)
+    found = grids(items, View(tuple(columns), sort, groups))
+    shown = [line.row for grid in found for line in grid.lines]
+    wanted = [row for row in items if row.has_values or row.status == "failed"]
+    assert {id(row) for row in shown} == {id(row) for row in wanted} and len(shown) == len(wanted)
+    for grid in found:
+        assert [c.name for c in grid.columns] == columns
+        if sort.removeprefix("-") in COLUMNS:
+            values = [COLUMNS[sort.removeprefix("-")].read(line.row).value for line in grid.lines]
+            known = [v for v in values if v is not None]
+            assert known == sorted(known, reverse=sort.startswith("-"))
+            assert values[len(known) :] == [None] * (len(values) - len(known))
+        told = [line.places for line in grid.lines]
+        assert len(set(told)) == len(told), "two lines that nothing tells apart"
+
+
+def test_runs_stand_side_by_side_and_a_gap_is_a_dash(run: FakeRun, twin: FakeRun) -> None:
+    items = [row for of_run in rows.rows_of([run, twin]) for row in of_run]
+    view = parse_view("latency", "", "", "", runs=2)
+    (grid,) = grids(items, view)
+    assert grid.above == (run.path.name, "twin") and grid.places == ("variant", "runtime", "host", "batch")
+    by_name = {line.places: [f.fill("interval") for f in line.fields] for line in grid.lines}
+    here, there = by_name["student-kd", "litert", "local", "1"]
+    assert here.startswith("0.13") and there.startswith("0.26")
+    assert by_name["teacher-pruned", "litert", "local", "1"][1] == "–"
+
+
+def test_runtimes_side_by_side_give_a_line_for_each_variant(run: FakeRun) -> None:
+    first = grids(rows.rows(run), parse_view("latency", "", "host,batch", "runtime"))[0]
+    assert first.above == ("litert", "onnxruntime", "torch") and first.places == ("variant",)
+    assert len({line.places for line in first.lines}) == len(first.lines) > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (("latncy", "", "", ""), "latency"),
+        (("latency,latency", "", "", ""), "twice"),
+        (("", "speed", "", ""), "speed"),
+        (("", "", "colour", ""), "colour"),
+        (("", "", "", "variant"), "side by side"),
+        (("", "", "host", "host"), "side by side"),
+    ],
+)
+def test_bad_views_name_what_there_is(options: tuple[str, str, str, str], hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        parse_view(*options)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize(
+    "view", [View(tuple(COLUMNS)), View(("p99",), "-p99", ("variant",)), View(side_by_side="runtime")]
+)
+def test_any_view_fits_the_terminal(run: FakeRun, view: View, width: int) -> None:
+    shown = tables.render([run], "terminal", view, width)
+    assert max(map(len, shown.splitlines())) <= width and "…" not in shown
+    for name in view.columns:
+        assert COLUMNS[name].title in shown or (name == "accuracy" and "acc" in shown)
+
+
+def test_markdown_is_a_table_to_the_parser_that_github_uses(run: FakeRun, twin: FakeRun) -> None:
+    cmark = pytest.importorskip("cmarkgfm", reason="cmarkgfm is not installed: pip install 'edgefit[dev]'")
+    predicted = json.loads(json.dumps(run.cells[0]))
+    predicted["metrics"]["latency_ms"] |= {"provenance": "predicted"}
+    predicted["cell"] |= {"variant": "a|b *c* <img>_d_"}
+    one = dataclasses.replace(run, cells=[*run.cells, predicted])
+    for runs in ([one], [one, twin]):
+        made = cmark.github_flavored_markdown_to_html(
+            tables.render(runs, "md", layout.parse_view("", "", "", "", len(runs)))
+        )
+        assert "a|b *c* &lt;img&gt;_d_" in made and "<img" not in made and "<em>" not in made
+        lines = re.findall(r"<tr>(.*?)</tr>", made, re.DOTALL)
+        wide = {len(re.findall(r"<t[hd][ >]", line)) for line in lines}
+        assert len(lines) > 20 and len(wide) == 1
+
+
+def test_latex_has_every_field_and_escapes_what_means_something(run: FakeRun) -> None:
+    cell = run.cells[0] | {"cell": run.cells[0]["cell"] | {"variant": r"a_b%c&d#e{f}\g~h^i"}}
+    made = tables.render(
+        [dataclasses.replace(run, cells=[*run.cells, cell])], "latex", View(("accuracy", "change", "energy"))
+    )
+    assert r"a\_b\%c\&d\#e\{f\}\textbackslash{}g$\sim$h\textasciicircum{}i" in made
+    body = [line for line in made.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {4}
+    assert (
+        made.count(r"\begin{tabular}")
+        == made.count(r"\end{tabular}")
+        == made.count(r"\toprule")
+        == len(grids(rows.rows(run), View()))
+    )
+    assert re.search(r"\$-\$\d", made), "a drop has a minus sign, not a hyphen"
+    outside = "\n".join(line for line in made.splitlines() if not line.startswith("%"))
+    assert outside.isascii()
+
+
+def test_csv_and_json_have_all_of_several_runs(run: FakeRun, twin: FakeRun) -> None:
+    read = list(csv.DictReader(io.StringIO(tables.render([run, twin], "csv"))))
+    assert {line["run"] for line in read} == {run.path.name, "twin"}
+    assert len(read) == len(run.cells) + len(twin.cells)
+    document = json.loads(tables.render([run, twin], "json"))
+    assert [len(r["cells"]) for r in document["runs"]] == [len(run.cells), len(twin.cells)]
+    with pytest.raises(UsageError, match="every cell"):
+        tables.render([run], "csv", View(("latency",)))
+
+
+def test_runs_in_directories_of_one_name_are_told_apart(run: FakeRun, tmp_path: Path) -> None:
+    same = dataclasses.replace(run, path=tmp_path / run.path.name)
+    assert len({row.run for of_run in rows.rows_of([run, same]) for row in of_run}) == 2
