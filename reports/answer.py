@@ -65,10 +65,10 @@ def _verdict(choice: Choice) -> str:
     worst = "worst-case " if len(choice.targets) > 1 else ""
     tied = _some([named(choice, c) for c in choice.tied])
     if choice.objective is None:
-        said = (
-            f"No objective was given: {chosen} is the knee of {worst}{choice.by.name} and accuracy "
-            f"({values}) among the {counted}"
-        )
+        line = f"{worst}{choice.by.name} and accuracy"
+        bent = choice.chosen in choice.curve[1:-1]
+        where = f"is the knee of {line}" if bent else f"is the accurate end of {line}, which have no knee"
+        said = f"No objective was given: {chosen} {where} ({values}) among the {counted}"
         return f"{said} It is the smallest of those that cannot be told from it: {tied}." if tied else said
     goal = (
         choice.objective.words if len(choice.objective.terms) == 1 else f"balance of {choice.objective.words}"

@@ -103,11 +103,14 @@ def choose(
     if len(targets) == 1 and not hosts:
         refused += places.elsewhere(targets[0], runs[0], runtime, items)
     curve: list[Candidate] = []
+    unbeaten = front(judge, fitting)
     if asked:
         ordered, tied = _rank(judge, fitting, asked)
         relaxed = _relaxed(judge, targets, constraints, needs, asked, ordered[0])
     else:
-        ordered, tied, curve = _knee(judge, fitting, needs[1])
+        ordered, tied, curve = _knee(
+            judge, fitting, [one for one, _ in unbeaten.members] or fitting, needs[1]
+        )
         relaxed = ()
     return Choice(
         tuple(targets),
@@ -118,7 +121,7 @@ def choose(
         tuple(tied),
         tuple(ordered[1:]),
         tuple(refused),
-        front(judge, fitting),
+        unbeaten,
         tuple(curve),
         relaxed,
         judge,
@@ -285,10 +288,10 @@ def _rank(
 
 
 def _knee(
-    judge: Judge, fitting: list[Candidate], by: Metric
+    judge: Judge, fitting: list[Candidate], unbeaten: list[Candidate], by: Metric
 ) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
-    """As :func:`_rank`, for the knee; and the curve it is on, with the chosen one in the knee's place."""
-    found, curve = knee(judge, fitting, by)
+    """As :func:`_rank`, for the knee of the front; and the curve it is on, with the chosen one in the knee's place."""
+    found, curve = knee(judge, unbeaten, by)
     metrics = (METRICS["accuracy"], by)
     tied = [c for c in fitting if c is found or all(judge.tied(found, c, m) for m in metrics)]
     chosen = _smallest(judge, tied, metrics)

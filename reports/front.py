@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reports.limits import METRICS, Metric
 from reports.objective import Candidate, Judge
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 AXES = ("accuracy", "latency", "size", "memory", "energy")
 """What a front is of, as far as every candidate has a value."""
@@ -22,7 +27,7 @@ class Front:
 
 
 def front(judge: Judge, candidates: Sequence[Candidate]) -> Front:
-    """The candidates that no other beats or equals in every metric and beats in one, from the cheapest in latency.
+    """The candidates that no other beats: none is as good in every metric and better in one, beyond what chance explains.
 
     Those that no metric tells apart are one choice: the smallest, with the others beside it.
     """
@@ -39,7 +44,8 @@ def front(judge: Judge, candidates: Sequence[Candidate]) -> Front:
         [[(judge.value(c, m) or 0.0) * (1 if m.less else -1) for m in metrics] for c in candidates]
     )
     beaten = [bool(((worth <= one).all(1) & (worth < one).any(1)).any()) for one in worth]
-    kept = [c for c, lost in zip(candidates, beaten, strict=True) if not lost]
+    left = [(c, w) for c, w, lost in zip(candidates, worth, beaten, strict=True) if not lost]
+    kept = _unbeaten(judge, metrics, left)
     groups: list[tuple[Candidate, list[Candidate]]] = []
     for candidate in sorted(kept, key=lambda c: judge.value(c, METRICS["size"]) or math.inf):
         like = next((g for g in groups if all(judge.tied(g[0], candidate, m) for m in metrics)), None)
@@ -52,10 +58,32 @@ def front(judge: Judge, candidates: Sequence[Candidate]) -> Front:
     return Front(metrics, tuple((one, tuple(others)) for one, others in groups))
 
 
-def price(judge: Judge, candidates: Sequence[Candidate]) -> Metric | None:
-    """What accuracy is weighed against: latency, or the first other metric that every candidate has."""
-    costs = [METRICS[name] for name in AXES[1:]]
-    return next((m for m in costs if all((judge.value(c, m) or 0.0) > 0 for c in candidates)), None)
+def _unbeaten(
+    judge: Judge, metrics: Sequence[Metric], left: list[tuple[Candidate, NDArray[np.float64]]]
+) -> list[Candidate]:
+    """Those of a front by values whose every advantage over another one is more than chance.
+
+    To be tied is not transitive, so three could beat each other in a ring: of such all stay.
+    """
+
+    def beats(a: int, b: int) -> bool:
+        (one, w), (other, v) = left[a], left[b]
+        told = [(m, w[i] < v[i]) for i, m in enumerate(metrics) if w[i] != v[i]]
+        if not any(better for _, better in told):
+            return False
+        worse = any(not better and not judge.tied(one, other, m) for m, better in told)
+        return not worse and any(better and not judge.tied(one, other, m) for m, better in told)
+
+    places = range(len(left))
+    by = {b: {a for a in places if a != b and beats(a, b)} for b in places}
+    kept: set[int] = set()
+    rest = set(places)
+    while rest:
+        free = {b for b in rest if not by[b] & rest} or set(rest)
+        kept |= free
+        rest -= free
+        rest -= {b for b in rest if by[b] & kept}
+    return [left[i][0] for i in sorted(kept)]
 
 
 def knee(judge: Judge, candidates: Sequence[Candidate], by: Metric) -> tuple[Candidate, list[Candidate]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StoreError
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 MORE = (*USUAL, "p90", "p99", "throughput", "first-call", "load", "device-memory", "macs", "params")
 """The page has room for more columns; those of which nothing is known are left out."""
 
-FILTERS = ("run", "host", "runtime", "precision", "batch", "threads")
+FILTERS = ("run", "host", "runtime", "precision", "batch", "threads", "status")
 """Places that the page can be narrowed to."""
+
+AT_ONCE = 60
+"""Lines that are laid out when the page opens, the others when somebody comes near them: 500 take a second."""
 
 SAMPLES = 150_000
 """Calls that the page has in all; of each process at most MOST and at least LEAST."""
@@ -65,6 +69,7 @@ def table(items: Sequence[Row], view: View) -> Json:
         for at in range(len(grids[0].columns) if grids else 0)
         if view.columns or any(line.fields[at].quantity.value is not None for g in grids for line in g.lines)
     ]
+    number = count()
     return {
         "places": grids[0].places if grids else ("variant",),
         "columns": [_heading(grids[0], at) for at in keep],
@@ -77,7 +82,8 @@ def table(items: Sequence[Row], view: View) -> Json:
                         "places": line.places,
                         "numbers": [_number(line.fields[at], place) for at in keep],
                         "front": any(id(f.row) in front for f in line.fields if f.row),
-                        "filters": {key: place_of(line.row, key) for key in FILTERS},
+                        "filters": {key: _filter(line.row, key) for key in FILTERS},
+                        "late": next(number) >= AT_ONCE,
                     }
                     for line in grid.lines
                 ],
@@ -87,9 +93,13 @@ def table(items: Sequence[Row], view: View) -> Json:
         "filters": {
             key: values
             for key in FILTERS
-            if key != view.side_by_side and len(values := sorted({place_of(row, key) for row in items})) > 1
+            if key != view.side_by_side and len(values := sorted({_filter(row, key) for row in items})) > 1
         },
     }
+
+
+def _filter(row: Row, key: str) -> str:
+    return row.status if key == "status" else place_of(row, key)
 
 
 def _heading(grid: Grid, at: int) -> Json:

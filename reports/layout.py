@@ -107,7 +107,7 @@ class Grid:
 def grids(items: Sequence[Row], view: View, alike: bool = False) -> list[Grid]:
     """The tables of ``items``, without rows of which nothing is known; ``alike``: all with the same columns, and with those rows."""
     shown = [row for row in items if alike or row.has_values or row.status == "failed"]
-    keys = (SETTING if not view.side_by_side else ()) if view.group_by is None else view.group_by
+    keys = _keys(view)
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in shown:
         groups.setdefault(tuple(place_of(row, key) for key in keys), []).append(row)
@@ -122,6 +122,13 @@ def grids(items: Sequence[Row], view: View, alike: bool = False) -> list[Grid]:
         every = tuple((column, place) for column in columns for place in aside)
         found.append(Grid(title, rest, tuple(c for c, _ in every), tuple(p for _, p in every), tuple(lines)))
     return found
+
+
+def _keys(view: View) -> tuple[str, ...]:
+    """What has a table of its own; runs side by side are of different devices, so that nothing has."""
+    if view.group_by is not None:
+        return view.group_by
+    return () if view.side_by_side == "run" else tuple(key for key in SETTING if key != view.side_by_side)
 
 
 def _telling(rows: list[Row], keys: Iterable[str], aside: str) -> tuple[str, ...]:

@@ -109,6 +109,9 @@ def _shapes(grid: Grid, width: int, enough: int) -> Iterable[list[Shape]]:
         stop = len(grid.columns)
         while stop > start + 1 and Shape(grid.cut(start, stop), "short", by_runtime).room(width) < enough:
             stop -= 1
+        whole = [at for at in range(start + 1, stop) if grid.columns[at] is not grid.columns[at - 1]]
+        if stop < len(grid.columns) and whole and grid.columns[stop] is grid.columns[stop - 1]:
+            stop = whole[-1]  # a column of several places stays in one table
         parts.append(Shape(grid.cut(start, stop), "short", by_runtime))
         start = stop
     yield parts

@@ -24,11 +24,11 @@ const page = (() => {
     const p = document.createElement("p");
     p.className = "none";
     p.textContent = words;
-    Plotly.purge(target);
+    window.Plotly?.purge(target);
     target.replaceChildren(p);
   };
 
-  // Plotly is most of the page: it is read when the first plot comes near, so that the tables are there at once.
+  // Plotly is most of the page: it comes last and is read when the first plot comes near, so that the tables are there at once.
   const load = () => {
     if (window.Plotly) return;
     const script = document.createElement("script");
@@ -40,11 +40,16 @@ const page = (() => {
     const figure = waiting.get(target);
     waiting.delete(target);
     watcher.unobserve(target);
-    load();
+    if (figure[0]) load();
     paint(target, ...figure);
   };
+  // Each in a task of its own: a plot of 500 bars takes a second.
+  const soon = (target) => {
+    if (document.readyState === "loading") addEventListener("DOMContentLoaded", () => soon(target), { once: true });
+    else setTimeout(() => waiting.has(target) && now(target));
+  };
   const watcher = new IntersectionObserver(
-    (seen) => seen.forEach(({ target, isIntersecting }) => isIntersecting && waiting.has(target) && now(target)),
+    (seen) => seen.forEach(({ target, isIntersecting }) => isIntersecting && soon(target)),
     { rootMargin: "400px" },
   );
   const draw = (target, figure, missing) => {
@@ -104,6 +109,7 @@ const page = (() => {
       for (const other of heads) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       sortBy(table, place, ascending ? 1 : -1);
+      table.dispatchEvent(new Event("sorted"));
     }));
   };
 

@@ -82,7 +82,8 @@
   // --- the filter: words, limits on columns, places, the front
 
   const heads = [...document.querySelectorAll("#tradeoff thead th")];
-  const lines = [...document.querySelectorAll("#tradeoff tbody tr:not(.group)")];
+  const table = document.getElementById("tradeoff");
+  const lines = [...table.querySelectorAll("tbody tr:not(.group)")];
   const filter = document.getElementById("filter");
   const selects = [...document.querySelectorAll("[data-filter]")];
   const frontOnly = document.getElementById("front-only");
@@ -100,13 +101,15 @@
     });
   };
 
+  let most = Math.max(1, lines.filter((line) => !line.classList.contains("later")).length);
   const narrow = () => {
     const questions = filter.value.toLowerCase().split(/\s+/).filter(Boolean).map(asked);
     for (const select of selects) if (select.value) questions.push((line) => line.getAttribute(`data-${select.dataset.filter}`) === select.value);
     if (frontOnly.checked) questions.push((line) => line.classList.contains("front"));
     let shown = 0;
-    for (const line of lines) {
+    for (const line of table.querySelectorAll("tbody tr:not(.group)")) {
       line.hidden = !questions.every((question) => question(line));
+      line.classList.toggle("later", !line.hidden && shown >= most);
       shown += !line.hidden;
     }
     for (const group of document.querySelectorAll("#tradeoff tr.group")) {
@@ -115,6 +118,12 @@
     document.getElementById("count").textContent = shown === lines.length ? `${shown} lines` : `${shown} of ${lines.length} lines`;
   };
   for (const control of [filter, frontOnly, ...selects]) control.addEventListener("input", narrow);
+  table.addEventListener("sorted", narrow);
+  new IntersectionObserver(([end]) => {
+    if (!end.isIntersecting || !table.querySelector(".later")) return;
+    most += 100;
+    narrow();
+  }, { root: table.parentElement, rootMargin: "800px" }).observe(document.getElementById("more"));
   narrow();
 
   // --- what is behind a number: #cell-PLACE/COLUMN
@@ -204,4 +213,5 @@
     data.trends.forEach((plot, i) => draw(document.getElementById(`trend${i}`), trend(plot)));
   });
   follow();
+  performance.mark("usable");
 })();

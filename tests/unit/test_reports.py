@@ -535,8 +535,8 @@ def test_html_loads_nothing_from_anywhere(page: str) -> None:
 
 def test_html_holds_plotly_once_and_all_figures(page: str) -> None:
     parsed = Page(page)
-    assert len(parsed.scripts) == 3
-    payload = json.loads(parsed.scripts[0])
+    assert len(parsed.scripts) == 4
+    payload = json.loads(parsed.scripts[1])
     assert [s["title"] for s in payload["settings"]] == [
         "local, batch 1, 1 thread",
         "jetson-agx-xavier, batch 1, 1 thread",
@@ -577,8 +577,8 @@ def test_hostile_names_stay_text(run: FakeRun) -> None:
     page = tables.render([hostile], "html")
     parsed = Page(page)
     assert not [t for t, _ in parsed.tags if t == "img"]
-    assert len(parsed.scripts) == 3
-    payload = json.loads(parsed.scripts[0])
+    assert len(parsed.scripts) == 4
+    payload = json.loads(parsed.scripts[1])
     assert payload["classified"][0]["labels"][0] == HOSTILE
     assert "<img" not in json.dumps(payload["settings"]) and "<img" not in json.dumps(payload["curves"])
 
@@ -588,7 +588,7 @@ def test_html_limits_confusion_matrices_of_many_classes(
 ) -> None:
     monkeypatch.setattr(html, "CONFUSION_BUDGET", 300)
     page = tables.render([run], "html")
-    shown = json.loads(Page(page).scripts[0])["classified"]
+    shown = json.loads(Page(page).scripts[1])["classified"]
     assert len(shown) == 3 and shown[0]["title"].startswith("teacher")
     assert "more are in the JSON report" in page
 
