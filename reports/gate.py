@@ -54,6 +54,7 @@ def to_document(checked: Any, base: Any, head: Any, code: int) -> Json:
         "only_base": [s.label for s in checked.only_base],
         "only_head": [s.label for s in checked.only_head],
         "notes": list(checked.notes),
+        "pairs": checked.pairs,
     }
 
 

@@ -168,7 +168,9 @@ def check(base: Source, head: Source, wanted: Thresholds, options: Options, noti
     order = {s: i for i, s in enumerate(both)}
     names = list(METRICS)
     judged = sorted(lines.together(found), key=lambda line: (order[line.subject], names.index(line.metric)))
-    return Checked(tuple(judged), tuple(only_base), tuple(only_head), tuple(notes), time.monotonic() - start)
+    pairs = {one.subject.label: one.raw() for one in timed}
+    seconds = time.monotonic() - start
+    return Checked(tuple(judged), tuple(only_base), tuple(only_head), tuple(notes), seconds, pairs)
 
 
 def _both_here(base: Side, head: Side) -> bool:

@@ -12,7 +12,7 @@ from bench.gate.looks import ALPHA, Judged, holm
 from bench.gate.sides import Answers, Side, Subject
 from bench.gate.thresholds import METRICS
 from bench.measure.paired import POWER, Verdict
-from bench.types import Quantity
+from bench.types import Json, Quantity
 from reports.rows import weakest
 
 Mode = Literal["paired", "recorded", "exact", "answers"]
@@ -45,14 +45,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Checked:
-    """All lines, and what else a reader must know."""
+    """All lines, and what else a reader must know. ``pairs``: by subject, what was measured (:meth:`bench.gate.pairwise.Timed.raw`)."""
 
     lines: tuple[Line, ...]
     only_base: tuple[Subject, ...] = ()
     only_head: tuple[Subject, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
-    processes: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    pairs: dict[str, list[Json]] = field(default_factory=dict)
 
 
 def direction(name: str, change: float) -> Verdict:

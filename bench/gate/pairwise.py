@@ -16,7 +16,7 @@ from bench.hosts import open_host
 from bench.measure.artifact import pick_runtime
 from bench.measure.turns import Order, TimedPair, orders, time_pair
 from bench.runtimes.base import CellJob
-from bench.types import Notify, Protocol, Quantity
+from bench.types import Json, Notify, Protocol, Quantity
 
 PROTOCOL = Protocol(processes=1, max_seconds=0.6, warmup_seconds=0.1, timeout_seconds=120.0)
 """Of each process. Pairs differ more than longer processes would tell, so more and shorter ones say more in the same time."""
@@ -43,6 +43,14 @@ class Timed:
                 self.pairs.append(self.measure(self.order[len(self.pairs)]))
         except EdgefitError as error:
             self.failed = str(error)
+
+    def raw(self) -> list[Json]:
+        """Each pair as it was measured: who began, the ratio, and the median of each turn."""
+        return [
+            {"first": order[0], "ratio": pair.ratio, "base_turns_ms": pair.turns[0], "head_turns_ms": pair.turns[1],
+             "memory_mb": [q.value for q in pair.memory or ()]}
+            for order, pair in zip(self.order, self.pairs, strict=False)
+        ]  # fmt: skip
 
     def lines(self) -> list[Line]:
         """What the pairs tell of each metric."""

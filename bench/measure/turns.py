@@ -57,6 +57,8 @@ class TimedPair:
         default=None, repr=False, compare=False
     )
     """Seconds of each call of base and of head."""
+    turns: tuple[tuple[float, ...], tuple[float, ...]] = field(default=((), ()), repr=False, compare=False)
+    """Median of each turn of base and of head in ms, in the order of time."""
 
 
 def time_pair(sides: Mapping[str, tuple[Runtime, CellJob]], order: Order, host: Host) -> TimedPair:
@@ -82,7 +84,8 @@ def time_pair(sides: Mapping[str, tuple[Runtime, CellJob]], order: Order, host: 
     memory = (of_base["memory_mb"], of_head["memory_mb"])
     calls = np.concatenate(base), np.concatenate(head)
     base_ms, head_ms = (float(np.median(c)) * 1e3 for c in calls)
-    return TimedPair(ratio(base, head), base_ms, head_ms, memory, calls)
+    turns = tuple(tuple(float(f"{np.median(t) * 1e3:.5g}") for t in side) for side in (base, head))
+    return TimedPair(ratio(base, head), base_ms, head_ms, memory, calls, (turns[0], turns[1]))
 
 
 def _time(

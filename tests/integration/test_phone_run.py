@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,10 @@ SETS = (
 
 
 def test_a_run_on_a_phone_measures_there_and_predicts_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its nets are those of a run that there is already: the same recipe, data and seed."""
+    shutil.copytree(finished / "run", tmp_path / "run")
     phones = Phones(tmp_path / "phones")
     phones.add("OTHER", model="Galaxy S24 (stand-in)")
     mine = phones.add("MINE", tools=("benchmark_model",))

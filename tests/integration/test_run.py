@@ -281,27 +281,33 @@ def test_a_damaged_artifact_and_a_damaged_record_are_made_again(finished, tmp_pa
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_variants(finished, tmp_path):
-    command = [sys.executable, "-c", "from bench.cli import main; main()", *run_arguments()]
+    """Three kills of the whole run with EDGEFIT_LONG_TESTS=1; else two of the part that needs one format."""
+    whole = "EDGEFIT_LONG_TESTS" in os.environ
+    some = () if whole else ("--only", "student*", "--set", 'runtimes=["onnxruntime"]')
+    command = [sys.executable, "-c", "from bench.cli import main; main()", *run_arguments(), *some]
     random.seed(5)
-    for _ in range(3):
+    for _ in range(3 if whole else 2):
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         time.sleep(random.uniform(4, 16))
         process.kill()
         process.wait()
-    done = bench(*run_arguments(), cwd=tmp_path)
+    done = bench(*run_arguments(), *some, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     undisturbed, killed = read_run(finished / "run"), read_run(tmp_path / "run")
-    assert killed.variants.keys() == undisturbed.variants.keys()
-    for name, variant in undisturbed.variants.items():
-        assert killed.variants[name]["model"]["sha256"] == variant["model"]["sha256"], name
-    assert {k: r["artifact"]["sha256"] for k, r in killed.artifacts.items()} == {
-        k: r["artifact"]["sha256"] for k, r in undisturbed.artifacts.items()
-    }
-    assert {c["key"]: c["metrics"]["accuracy"].get("value") for c in killed.cells} == {
-        c["key"]: c["metrics"]["accuracy"].get("value") for c in undisturbed.cells
-    }
+    if whole:
+        assert killed.variants.keys() == undisturbed.variants.keys()
+    assert {"teacher", "student", "student-int8"} <= killed.variants.keys()
+    for name, variant in killed.variants.items():
+        assert undisturbed.variants[name]["model"]["sha256"] == variant["model"]["sha256"], name
+    artifacts = {k: r["artifact"]["sha256"] for k, r in undisturbed.artifacts.items()}
+    assert killed.artifacts and all(
+        artifacts[k] == r["artifact"]["sha256"] for k, r in killed.artifacts.items()
+    )
+    accuracies = {c["key"]: c["metrics"]["accuracy"].get("value") for c in undisturbed.cells}
+    found = {c["key"]: c["metrics"]["accuracy"].get("value") for c in killed.cells if c["status"] == "ok"}
+    assert found and all(accuracies[key] == value for key, value in found.items())
     records = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
     keys = [(r["kind"], r["key"]) for r in map(json.loads, records)]
     assert len(keys) == len(set(keys)), "something finished was done twice"
