@@ -55,14 +55,19 @@ def explain(choice: Choice) -> str:
 
 
 def _verdict(choice: Choice) -> str:
-    fitting = 1 + len(choice.runners_up)
+    several = len(choice.targets) > 1
+    fitting, refused = 1 + len(choice.runners_up), len(choice.refused)
     asked = " and ".join(limit.words for limit in choice.constraints.limits) or "no constraints"
-    what = text.plural(fitting, "cell" if len(choice.targets) == 1 else "variant")
-    places = "" if len(choice.targets) == 1 else f" on {text.listed([t.name for t in choice.targets])}"
-    counted = f"{what} that fit{places} ({asked}); {text.plural(len(choice.refused), 'cell')} were refused."
-    counted = counted.replace("1 cell were", "1 cell was")
+    places = f" on {text.listed([t.name for t in choice.targets])}" if several else ""
+    what, fit = "variant" if several else "cell", "fits" if fitting == 1 else "fit"
+    rest = f"{text.plural(refused, 'cell')} {'was' if refused == 1 else 'were'} refused."
+    counted = f"{text.plural(fitting, what)} that {fit}{places} ({asked}); {rest}"
     chosen, values = named(choice, choice.chosen), _values(choice)
-    worst = "worst-case " if len(choice.targets) > 1 else ""
+    if fitting == 1:
+        return (
+            f"{chosen} is the only {what} that fits{places} ({asked}), with {_values(choice, True)}; {rest}"
+        )
+    worst = "worst-case " if several else ""
     tied = _some([named(choice, c) for c in choice.tied])
     if choice.objective is None:
         line = f"{worst}{choice.by.name} and accuracy"
@@ -70,9 +75,8 @@ def _verdict(choice: Choice) -> str:
         where = f"is the knee of {line}" if bent else f"is the accurate end of {line}, which have no knee"
         said = f"No objective was given: {chosen} {where} ({values}) among the {counted}"
         return f"{said} It is the smallest of those that cannot be told from it: {tied}." if tied else said
-    goal = (
-        choice.objective.words if len(choice.objective.terms) == 1 else f"balance of {choice.objective.words}"
-    )
+    single = len(choice.objective.terms) == 1
+    goal = choice.objective.words if single else f"balance of {choice.objective.words}"
     if tied:
         return (
             f"{chosen} is the smallest of {len(choice.tied) + 1} whose {worst}{goal} cannot be told from the best "
@@ -81,8 +85,8 @@ def _verdict(choice: Choice) -> str:
     return f"{chosen} has the best {worst}{goal} ({values}) of the {counted}"
 
 
-def _values(choice: Choice) -> str:
-    several = len(choice.metrics) > 1
+def _values(choice: Choice, with_names: bool = False) -> str:
+    several = with_names or len(choice.metrics) > 1
     return ", ".join(
         f"{metric.name} {shown(choice, choice.chosen, metric)}"
         if several
@@ -125,11 +129,10 @@ def _tested(choice: Choice) -> list[str]:
 
 
 def _elsewhere(choice: Choice) -> list[str]:
-    if len(choice.targets) > 1 or choice.targets[0].wanted in ("", "local", choice.targets[0].host):
+    target = choice.targets[0]
+    if len(choice.targets) > 1 or target.asked or target.wanted in ("", "local", target.host):
         return []
-    return [
-        f"Compared on {choice.targets[0].host}: nothing comparable is known for {choice.targets[0].wanted}."
-    ]
+    return [f"Compared on {target.host}: nothing comparable is known for {target.wanted}."]
 
 
 # --- sensitivity
@@ -147,6 +150,18 @@ def _apart(choice: Choice, one: Candidate, other: Candidate, metric: Metric) -> 
     if share > 1:
         return f"{value / base:.1f} times the {metric.name}"
     return f"{abs(share):.0%} {'more' if share > 0 else 'less'} {metric.name}"
+
+
+def _instead(choice: Choice, other: Candidate) -> str:
+    """Another candidate's name; of the same variant, where it would run on something else."""
+    if len(choice.targets) == 1 or other.variant != choice.chosen.variant:
+        return named(choice, other)
+    changed = [
+        f"{new.cell.runtime} on {target.name}"
+        for target, old, new in zip(choice.targets, choice.chosen.rows, other.rows, strict=True)
+        if old.cell != new.cell
+    ]
+    return f"{other.variant} with {text.listed(changed)}" if changed else other.variant
 
 
 def _rounded(bound: float, metric: Metric) -> float:
@@ -169,7 +184,7 @@ def sensitivity(choice: Choice) -> list[str]:
         where = f" on {relaxed.limit.target}" if relaxed.limit.target else ""
         said.append(
             f"If {relaxed.limit.name}{where} could be {metric.amount(bound)} ({by} {more}), "
-            f"{named(choice, relaxed.candidate)} would give {text.listed(gains)}."
+            f"{_instead(choice, relaxed.candidate)} would give {text.listed(gains)}."
         )
     if choice.chosen in choice.curve:
         at = choice.curve.index(choice.chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.errors import NothingFitsError, UsageError, nearest
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A place to ship to: a host of a run at one batch size, and its rows."""
+    """A place to ship to: a host of a run at one batch size, and its rows. ``asked``: somebody named the host."""
 
     name: str
     run: RunData
     host: str
     batch: int
     rows: tuple[Row, ...]
+    asked: bool = False
 
     @property
     def wanted(self) -> str:
@@ -65,7 +66,10 @@ def find(
         chosen = [h for h in hosts if h in here] or [_pick_host(run, inside, limits, needs, constraints)]
         found += [(run, host, [r for r in inside if r.cell.host == host]) for host in chosen]
     names = [host for _, host, _ in found]
-    targets = [_target(run, host, rows, batch, names.count(host) > 1) for run, host, rows in found]
+    targets = [
+        replace(_target(run, host, rows, batch, names.count(host) > 1), asked=host in hosts)
+        for run, host, rows in found
+    ]
     known = [t.name for t in targets]
     for limit in constraints.limits:
         if limit.target and limit.target not in known:
