@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import lzma
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,15 +58,12 @@ def _alike(one: Series, other: Series) -> bool:
 
 def _values(path: Path, metric: str) -> dict[Key, float]:
     """The published values of a metric of single images; the mean where a run was repeated."""
-    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
-        entries = [
-            dict(e) | {"metric": "latency_ms"}
-            for e in csv.DictReader(file)
-            if e["metric"] == metric
-            and e["batch"] == "1"
-            and device(e["device_profile"]).kind != "server-gpu"
-        ]
-    rows, _ = published.rows_of(entries)
+    table = [
+        e | {"metric": "latency_ms"}
+        for e in published.entries(path)
+        if e["metric"] == metric and e["batch"] == "1" and device(e["device_profile"]).kind != "server-gpu"
+    ]
+    rows, _ = published.rows_of(table)
     values: dict[Key, list[float]] = defaultdict(list)
     for row in rows:
         series = replace(row.series, threads=threads_of(row.series))

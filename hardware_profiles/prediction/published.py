@@ -6,17 +6,17 @@ versions within a series differ in a factor of their own.
 
 from __future__ import annotations
 
-import csv
 import lzma
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hardware_profiles.prediction import zoo
 
-FILE = Path(__file__).with_name("published.csv.xz")
+FILE = Path(__file__).with_name("published.columns.xz")
+"""A line for each column, its name first, with tabs between: a fifth smaller than lines of rows."""
 RUNTIMES = (
     (r"tflite edgetpu", "edgetpu"), (r"tflite gpu", "litert-gpu"), (r"tflite nnapi", "litert-nnapi"),
     (r"TFLite .*xnnpack", "litert-xnnpack"), (r"TFLite v1\.", "litert-1"), (r"tflite", "litert"), (r"ArmNN", "armnn"),
@@ -90,16 +90,32 @@ class Row:
         return zoo.family(self.model)
 
 
+def entries(path: Path = FILE) -> list[dict[str, str]]:
+    """The table as it is: one dictionary for each published number."""
+    with lzma.open(path, "rt", encoding="utf-8", newline="\n") as file:
+        columns = [line.rstrip("\n").split("\t") for line in file]
+    names = [column[0] for column in columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*(c[1:] for c in columns), strict=True)]
+
+
+def write_entries(table: Sequence[dict[str, str]], path: Path = FILE) -> None:
+    """The inverse of :func:`entries`, for who adds rows. Raises ValueError for a value with a tab or a line's end in it."""
+    lines = ["\t".join([name, *(entry[name] for entry in table)]) for name in table[0]]
+    if any("\n" in line for line in lines) or len({line.count("\t") for line in lines}) > 1:
+        raise ValueError("a value has a tab or a line's end in it")
+    with lzma.open(path, "wt", encoding="utf-8", newline="\n", preset=9 | lzma.PRESET_EXTREME) as file:
+        file.write("\n".join(lines) + "\n")
+
+
 def read(path: Path = FILE) -> tuple[list[Row], Counter[str]]:
     """The rows that name a net, a batch and a time, and why how many others were left out."""
-    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
-        return rows_of(csv.DictReader(file))
+    return rows_of(entries(path))
 
 
-def rows_of(entries: Iterable[dict[str, str]]) -> tuple[list[Row], Counter[str]]:
+def rows_of(table: Iterable[dict[str, str]]) -> tuple[list[Row], Counter[str]]:
     rows: list[Row] = []
     left: Counter[str] = Counter()
-    for entry in entries:
+    for entry in table:
         if entry["metric"] not in ("latency_ms", "throughput_ips"):
             continue
         row = _row(entry)

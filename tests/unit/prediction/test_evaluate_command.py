@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import lzma
 import shutil
 
 import pytest
@@ -22,11 +20,8 @@ DEVICES = ("raspberry-pi-4", "raspberry-pi-3b+", "raspberry-pi-zero2w", "pixel-2
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """The published rows of four small nets with ncnn and TFLite on four devices, and all of the power of a Raspberry Pi."""
-    path = tmp_path_factory.mktemp("published") / "small.csv.xz"
-    with lzma.open(published.FILE, "rt", encoding="utf-8", newline="") as source:
-        reader = csv.DictReader(source)
-        rows = [r for r in reader if r["device_profile"] in DEVICES]
-        names = reader.fieldnames
+    path = tmp_path_factory.mktemp("published") / "small.columns.xz"
+    rows = [r for r in published.entries() if r["device_profile"] in DEVICES]
     sizes = {"128.0", "96.0", "224.0", "227.0"}
     kept = [
         r for r in rows
@@ -34,10 +29,7 @@ def table(tmp_path_factory):
         or (r["canonical_model"] in NETS and r["input_size"] in sizes and "ncnn" in r["runtime"])
         or (r["canonical_model"] in NETS and r["input_size"] in sizes and r["runtime"] == "TFLite v2.7.1 (ruy)")
     ]  # fmt: skip
-    with lzma.open(path, "wt", encoding="utf-8", newline="") as target:
-        writer = csv.DictWriter(target, names)
-        writer.writeheader()
-        writer.writerows(kept)
+    published.write_entries(kept, path)
     return path
 
 
