@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import lzma
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -42,8 +40,7 @@ def everything(path: Path, notify: Notify, check: bool = False) -> list[Path]:
         for by in ("family", "device")
     }
     widths = {by: (evaluate.quantiles(rows), evaluate.ratios(rows)) for by, rows in held.items()}
-    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
-        powers = calibrate.powers(csv.DictReader(file))
+    powers = calibrate.powers(published.entries(path))
     texts = {FILE: runtimes_text(samples, result, widths)}
     for name, tables in _by_profile(table, samples, result).items():
         texts[load.FOLDER / f"{name}.toml"] = profile_text(name, tables, powers.pop(name, []))
