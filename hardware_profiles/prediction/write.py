@@ -14,7 +14,7 @@ import numpy as np
 from bench.errors import StoreError
 from bench.types import Json, Notify
 from hardware_profiles import load
-from hardware_profiles.prediction import calibrate, evaluate, fit
+from hardware_profiles.prediction import calibrate, evaluate, fit, published
 from hardware_profiles.prediction.coefficients import FILE
 from hardware_profiles.prediction.judge import load_table, shower
 from hardware_profiles.prediction.kinds import KINDS
