@@ -336,9 +336,19 @@ def test_a_front_without_a_knee_says_so_and_a_limit_on_accuracy_means_latency(ru
     assert with_limit.objective is not None and with_limit.objective.words == "latency"
 
 
+_KNOWN: dict[int, tuple[Any, ...]] = {}
+
+
+def _some_row(run: FakeRun) -> tuple[Any, ...]:
+    """A cell's row to make others from; of each run computed once, as hypothesis asks hundreds of times."""
+    if id(run) not in _KNOWN:
+        _KNOWN[id(run)] = choose([run], within(), "latency", runtime="onnxruntime").chosen.rows
+    return _KNOWN[id(run)]
+
+
 def cells_of(run: FakeRun, values: list[tuple[float, float]]) -> list[Candidate]:
     """Candidates of these latencies and accuracies, each known to a thousandth."""
-    rows = choose([run], within(), "latency", runtime="onnxruntime").chosen.rows
+    rows = _some_row(run)
     found = []
     for place, (latency, accuracy) in enumerate(values):
         metrics = {

@@ -26,6 +26,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
 
 
 @pytest.fixture(scope="module")
+def items(run: FakeRun) -> list[rows.Row]:
+    return rows.rows(run)
+
+
+@pytest.fixture(scope="module")
 def twin(run: FakeRun) -> FakeRun:
     """The same run on another device: twice as slow, without the pruned nets."""
     cells = []
@@ -44,9 +49,8 @@ def twin(run: FakeRun) -> FakeRun:
     st.sampled_from([None, (), ("runtime",), ("host",), ("variant", "batch"), ("precision",)]),
 )
 def test_every_row_is_in_one_table_once_in_the_order_asked_for(
-    run: FakeRun, columns: list[str], sort: str, groups: tuple[str, ...] | None
+    items: list[rows.Row], columns: list[str], sort: str, groups: tuple[str, ...] | None
 ) -> None:
-    items = rows.rows(run)
     found = grids(items, View(tuple(columns), sort, groups))
     shown = [line.row for grid in found for line in grid.lines]
     wanted = [row for row in items if row.has_values or row.status == "failed"]
