@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from bench.errors import NothingFitsError, UsageError
 from bench.types import Quantity
-from reports.answer import choice_json, commands, explain, render_choice, sensitivity, warnings
+from reports.answer import choice_json, commands, render_choice
 from reports.choose import OBJECTIVES, choose
 from reports.front import front
 from reports.limits import METRICS, UNITS, Constraints, parse_constraints, parse_limit, parse_quantity
 from reports.objective import Candidate, Judge, parse_objective
+from reports.reasons import explain, sensitivity, warnings
 from tests.fixtures import NO_HOST, FakeRun, example_run
 
 
