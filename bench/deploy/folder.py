@@ -42,8 +42,9 @@ REQUIREMENTS = {
     "litert": ("litert", "ai-edge-litert"),
     "openvino": ("openvino", "openvino"),
     "torch": ("torch", "torch"),
+    "executorch": ("executorch", "executorch", "torch"),
 }
-"""Runtime -> its example, and the package that it needs."""
+"""Runtime -> its example, and the packages that it needs."""
 IMAGES = 8
 LICENCE = "not stated: fill it in before you ship"
 
@@ -154,7 +155,7 @@ def _texts(
     folder: Path, run: RunData, chosen: Chosen, row: Row, artifact: Artifact, runtime: str, name: str,
     licence: str, data_licence: str,
 ) -> None:  # fmt: skip
-    example, package = REQUIREMENTS[runtime]
+    example, *packages = REQUIREMENTS[runtime]
     files = resources.files("bench.deploy").joinpath("files")
     for source, target in (
         ("prepare.py", "prepare.py"),
@@ -162,8 +163,9 @@ def _texts(
         ("verify.py", "verify.py"),
     ):
         (folder / target).write_text(files.joinpath(source).read_text(encoding="utf-8"))
-    version = ((row.record.get("environment") or {}).get("packages") or {}).get(package)
-    (folder / "requirements.txt").write_text(f"{package}{f'>={version}' if version else ''}\nnumpy\n")
+    versions = (row.record.get("environment") or {}).get("packages") or {}
+    wanted = [f"{name}>={versions[name]}" if name in versions else name for name in packages]
+    (folder / "requirements.txt").write_text("\n".join([*wanted, "numpy"]) + "\n")
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in artifact.labels))
     layout = artifact.inputs[0].layout if artifact.inputs else "NCHW"
     model = {
