@@ -60,3 +60,41 @@ def test_nothing_is_shipped_before_something_was_chosen(mine):
     (mine / "run" / "choice.json").write_text("{")
     broken = bench("export", "run", "--chosen", "--output", "ship", cwd=mine)
     assert broken.returncode == 2 and "cannot be read" in broken.stderr and not (mine / "ship").exists()
+
+
+def test_one_variant_for_two_targets_is_shipped_to_each(mine):
+    both = ("--host", "local", "--host", "jetson-agx-xavier")
+    chosen = bench("choose", "run", *both, "--max-drop", "60%", "--json", cwd=mine)
+    assert chosen.returncode == 0, chosen.stderr
+    targets = json.loads(chosen.stdout)["targets"]
+    assert [t["target"] for t in targets] == ["local", "jetson-agx-xavier"]
+    assert len({t["cell"]["variant"] for t in targets}) == 1
+    for target in targets:
+        assert f"--host {target['target']}" in target["folder"]
+        ship = mine / f"ship-{target['target']}"
+        done = bench("export", "run", "--chosen", "--host", target["target"], "--output", str(ship), cwd=mine)
+        assert done.returncode == 0, done.stderr
+        card = (ship / "MODEL_CARD.md").read_text()
+        assert target["cell"]["variant"] in card
+        assert ("predicted" in card) == (target["target"] != "local")
+    wrong = bench("export", "run", "--chosen", "--host", "pixel-8", "--output", "ship", cwd=mine)
+    assert wrong.returncode == 2 and "jetson-agx-xavier" in wrong.stderr
+
+
+def test_runs_and_columns_stand_side_by_side(mine):
+    shutil.copytree(mine / "run", mine / "other")
+    shown = bench(
+        "report", "run", "other", "--columns", "latency,size", "--sort", "-size", "--format", "md", cwd=mine
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "| latency on run, ms | latency on other, ms |" in shown.stdout
+    tex = bench("report", "run", "--columns", "latency", "--format", "latex", "--output", "t.tex", cwd=mine)
+    assert tex.returncode == 0 and r"\toprule" in (mine / "t.tex").read_text()
+    for arguments, hint in (
+        (("--columns", "latncy"), "Did you mean latency"),
+        (("--format", "csv", "--columns", "latency"), "every cell"),
+        (("--history", "h.jsonl"), "--format html"),
+        (("run",), "named twice"),
+    ):
+        wrong = bench("report", "run", *arguments, cwd=mine)
+        assert wrong.returncode == 2 and hint in wrong.stderr, wrong.stderr

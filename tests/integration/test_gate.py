@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.gate import noise
+from bench.gate.looks import LOOKS
 from bench.measure.selftest import standard_model
 
 BENCH = [str(Path(sys.executable).with_name("bench"))]
@@ -149,10 +150,11 @@ def test_pairs_are_measured_until_the_answer_is_clear(tmp_path: Path) -> None:
     document = json.loads(done.stdout)
     latency, throughput = document["lines"]
     assert latency["verdict"] == throughput["verdict"] == "REGRESSED"
-    assert latency["mode"] == "paired" and latency["change"]["n"] == 12 and latency["change"]["low"] > 0.2
+    n = latency["change"]["n"]  # the first look, unless this machine is very busy
+    assert latency["mode"] == "paired" and n in LOOKS and latency["change"]["low"] > 0.2
     assert throughput["change"]["high"] < -0.15
     (pairs,) = document["pairs"].values()
-    assert len(pairs) == 12 and {p["first"] for p in pairs} == {"base", "head"}
+    assert len(pairs) == n and {p["first"] for p in pairs} == {"base", "head"}
     for pair in pairs:  # the ratio can be computed again from what is kept
         ratios = [h / b for b, h in zip(pair["base_turns_ms"], pair["head_turns_ms"], strict=False)]
         assert np.exp(np.median(np.log(ratios))) == pytest.approx(pair["ratio"], rel=1e-3)
