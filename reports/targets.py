@@ -76,7 +76,7 @@ def find(
             raise UsageError(
                 f"the limit {limit.words!r} is on a target that is not compared",
                 found=f"targets {', '.join(known)}",
-                todo=f"{nearest(limit.target, known)} A host is added with --host, another run by naming it too",
+                todo="Add a host with --host, or another run by naming it too",
             )
     return targets
 
