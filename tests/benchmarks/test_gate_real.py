@@ -9,6 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,8 @@ from bench.measure import turns
 from bench.measure.selftest import standard_model
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
-SLOWER = 41
-"""Channels of the planted 1x1 convolution and of the one back: about 5% of the net's time."""
+SLOWER = 48
+"""Channels of the planted 1x1 convolution and of the one back: 5% of the net's time (kernels work on 8 at once)."""
 
 
 def other_bytes(path: Path, there: Path) -> Path:
@@ -83,31 +85,44 @@ def gate(
     return line.verdict, 1 + (line.change.value or 0.0), found.seconds, others
 
 
-def test_the_same_program_passes_and_a_slower_one_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = standard_model(tmp_path)
-    same, slow = other_bytes(base, tmp_path / "same.onnx"), slower(base, tmp_path / "slow.onnx", SLOWER)
-    ends: dict[str, list[tuple[str, float, float, dict[str, bool]]]] = {"same": [], "hog": [], "slower": []}
+@dataclass(frozen=True)
+class Check:
+    """How one check ended."""
 
-    def add(kind: str, head: Path, seed: int) -> None:
+    verdict: str
+    seconds: float
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path, Path, int], Check]:
+    """Check ``head`` against ``base`` and print a line of it."""
+
+    def one(kind: str, base: Path, head: Path, seed: int) -> Check:
         verdict, ratio, seconds, others = gate(base, head, seed, monkeypatch)
-        ends[kind].append((verdict, ratio, seconds, others))
         alarms = ", ".join(name for name, alarm in others.items() if alarm) or "-"
         print(f"{kind:8s} {verdict:13s} {ratio:.3f} {seconds:5.0f} s  {alarms}", flush=True)
+        return Check(verdict, seconds)
 
-    for number in range(20):
-        kind = "hog" if number == 10 else "same"
-        if kind == "hog":
-            hog = multiprocessing.get_context("spawn").Process(
-                target=_burn, args=(time.monotonic() + 90.0,), daemon=True
-            )
-            threading.Timer(15.0, hog.start).start()
-        add(kind, same, number)
-        if kind == "hog":
-            hog.join()
-    for number in range(10):
-        add("slower", slow, 100 + number)
-    assert not [v for kind in ("same", "hog") for v, *_ in ends[kind] if v in ("REGRESSED", "IMPROVED")]
-    assert [v for v, *_ in ends["slower"]] == ["REGRESSED"] * 10
-    assert np.median([seconds for _, _, seconds, _ in ends["same"]]) < 60
+    return one
+
+
+def test_the_same_program_passes(tmp_path: Path, checked: Callable[..., Check]) -> None:
+    base = standard_model(tmp_path)
+    same = other_bytes(base, tmp_path / "same.onnx")
+    ends = [checked("same", base, same, seed) for seed in range(10)]
+    hog = multiprocessing.get_context("spawn").Process(
+        target=_burn, args=(time.monotonic() + 90.0,), daemon=True
+    )
+    threading.Timer(15.0, hog.start).start()
+    disturbed = checked("hog", base, same, 10)
+    hog.join()
+    ends += [checked("same", base, same, seed) for seed in range(11, 20)]
+    assert not [end for end in (*ends, disturbed) if end.verdict in ("REGRESSED", "IMPROVED")]
+    assert np.median([end.seconds for end in ends]) < 60
+
+
+def test_a_slower_one_does_not(tmp_path: Path, checked: Callable[..., Check]) -> None:
+    base = standard_model(tmp_path)
+    slow = slower(base, tmp_path / "slow.onnx", SLOWER)
+    ends = [checked("slower", base, slow, 100 + number) for number in range(10)]
+    assert [end.verdict for end in ends] == ["REGRESSED"] * 10

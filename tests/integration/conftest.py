@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from filelock import FileLock
 from bench.steps import DataOptions
 from distill import data
 from distill.data import Dataset
+from tests.command import bench_process
 
 RECIPE = Path(__file__).with_name("tiny.toml")
 DigitsAt = Callable[[int | None], Dataset]
@@ -42,14 +41,6 @@ def digits(digits_at: DigitsAt) -> Dataset:
     return digits_at(None)
 
 
-def bench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-c", "from bench.cli import main; main()", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=500, check=False, **options
-    )
-
-
 def run_arguments(out: str = "run") -> list[str]:
     return ["run", "--profile", "jetson-xavier", "--recipe", str(RECIPE), "--out", out]
 
@@ -62,6 +53,6 @@ def finished(tmp_path_factory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            done = bench(*run_arguments(), cwd=folder)
+            done = bench_process(*run_arguments(), cwd=folder)
             assert done.returncode == 0, done.stderr[-3000:]
     return folder

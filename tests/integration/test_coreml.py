@@ -11,7 +11,7 @@ from bench.errors import StepError
 from compress.export import export
 from distill import models
 from distill.data import Dataset
-from tests.integration.conftest import bench
+from tests.command import bench
 
 torch = pytest.importorskip("torch")
 coremltools = pytest.importorskip("coremltools")

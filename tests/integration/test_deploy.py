@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.integration.conftest import bench
+from tests.command import bench
 
 
 @pytest.fixture

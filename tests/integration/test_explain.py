@@ -15,7 +15,7 @@ from bench.explain_subject import subject_of_file, subject_of_run
 from bench.store import read_run
 from compress.quiet import quiet
 from reports.explain import render_html, render_md, render_terminal
-from tests.integration.conftest import bench
+from tests.command import bench
 from tests.tiny import CLASSES, Tiny
 
 MACS = 144 * 8 * 3 * 9 + 36 * 16 * 8 * 9 + 16 * CLASSES

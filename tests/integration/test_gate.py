@@ -17,8 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bench.gate import noise
 from bench.gate.looks import LOOKS
 from bench.measure.selftest import standard_model
-
-BENCH = [str(Path(sys.executable).with_name("bench"))]
+from tests.command import bench
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +28,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"GIT_{who}_NAME", "t")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
     return tmp_path / "home"
-
-
-def bench(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BENCH, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
-    )
 
 
 def git(cwd: Path, *arguments: str) -> None:
@@ -237,7 +230,7 @@ def test_the_action_s_script_checks_against_the_base_branch(
     git(near, "update-ref", "-d", "refs/remotes/origin/main")
     classifier(near / "m.onnx", note="x" * 3000)
     script = Path(__file__).parents[2] / ".github/actions/bench-gate/check.sh"
-    for key, value in {"SUBJECT": "m.onnx", "BASELINE": "git:origin/main", "METRICS": "size:1%", "BENCH": BENCH[0],
+    for key, value in {"SUBJECT": "m.onnx", "BASELINE": "git:origin/main", "METRICS": "size:1%", "BENCH": str(Path(sys.executable).with_name("bench")),
                        "GITHUB_OUTPUT": str(tmp_path / "output")}.items():  # fmt: skip
         monkeypatch.setenv(key, value)
     done = subprocess.run(["bash", script], cwd=near, capture_output=True, text=True, check=False)

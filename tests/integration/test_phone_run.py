@@ -12,7 +12,8 @@ from bench.runtimes.base import CellJob
 from bench.runtimes.phone import Phone
 from bench.store import file_sha256, read_run
 from bench.types import Artifact, Protocol, TensorSpec
-from tests.integration.conftest import RECIPE, bench
+from tests.command import bench, bench_process
+from tests.integration.conftest import RECIPE
 from tests.standin_phone import MODEL, Phones, tool
 
 pytest.importorskip("ai_edge_litert")
@@ -43,7 +44,7 @@ def test_a_run_on_a_phone_measures_there_and_predicts_here(
         "run", "--recipe", str(RECIPE), "--out", "run", "--profile", "pixel", "--host", "flame", "--only", "teacher*",
         *(a for s in SETS for a in ("--set", s)),
     ]  # fmt: skip
-    done = bench(*arguments, cwd=tmp_path)
+    done = bench_process(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = read_run(tmp_path / "run").cells
     assert {(c["cell"]["variant"], c["cell"]["runtime"], c["status"], c["cell"]["host"]) for c in cells} == {

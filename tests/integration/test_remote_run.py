@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.store import read_run
-from tests.integration.conftest import RECIPE, bench
+from tests.command import bench, bench_process
+from tests.integration.conftest import RECIPE
 from tests.sshd import Server, serve
 from tests.standin_jetson import MODEL, Jetson
 
@@ -57,7 +58,7 @@ def test_a_run_of_twenty_cells_survives_three_cuts(tmp_path: Path, monkeypatch: 
             "run", "--recipe", str(RECIPE), "--out", str(run), "--profile", "jetson-xavier", "--host", server.address,
             "--power-mode", "MAXN", "--lock-clocks", *(a for s in SETS for a in ("--set", s)),
         ]  # fmt: skip
-        done = bench(*arguments, cwd=tmp_path)
+        done = bench_process(*arguments, cwd=tmp_path)
         cutter.ended.set()
     assert done.returncode == 0, done.stderr[-3000:]
     assert cutter.cuts == 3

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,7 +19,8 @@ from bench.records import objects_of
 from bench.runtimes.worker import Worker
 from bench.store import Run, read_run
 from bench.types import Cell
-from tests.integration.conftest import RECIPE, bench, run_arguments
+from tests.command import PROGRAM, bench, bench_process
+from tests.integration.conftest import RECIPE, run_arguments
 
 
 def _cells(folder, **where):
@@ -162,7 +162,7 @@ def test_exports_agree_with_their_parents(finished):
 
 def test_the_same_command_again_does_nothing(finished):
     before = (finished / "run" / "records.jsonl").read_bytes()
-    done = bench(*run_arguments(), cwd=finished)
+    done = bench_process(*run_arguments(), cwd=finished)
     assert done.returncode == 0 and "0 records made" in done.stderr, done.stderr
     assert (finished / "run" / "records.jsonl").read_bytes() == before
 
@@ -271,7 +271,7 @@ def test_a_damaged_artifact_and_a_damaged_record_are_made_again(finished, tmp_pa
     victim.write_bytes(victim.read_bytes()[:-100])
     lines = (tmp_path / "run" / "records.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "run" / "records.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
-    done = bench(*run_arguments(), cwd=tmp_path)
+    done = bench_process(*run_arguments(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "damaged" in done.stderr and victim.name in done.stderr.replace("\n", "")
     after = read_run(tmp_path / "run")
@@ -284,7 +284,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_variants(finished, tmp_p
     """Three kills of the whole run with EDGEFIT_LONG_TESTS=1; else two of the part that needs one format."""
     whole = "EDGEFIT_LONG_TESTS" in os.environ
     some = () if whole else ("--only", "student*", "--set", 'runtimes=["onnxruntime"]')
-    command = [sys.executable, "-c", "from bench.cli import main; main()", *run_arguments(), *some]
+    command = [*PROGRAM, *run_arguments(), *some]
     random.seed(5)
     for _ in range(3 if whole else 2):
         process = subprocess.Popen(
@@ -293,7 +293,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_variants(finished, tmp_p
         time.sleep(random.uniform(4, 16))
         process.kill()
         process.wait()
-    done = bench(*run_arguments(), *some, cwd=tmp_path)
+    done = bench_process(*run_arguments(), *some, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     undisturbed, killed = read_run(finished / "run"), read_run(tmp_path / "run")
     if whole:
@@ -328,7 +328,7 @@ def test_a_failing_variant_costs_only_itself(tmp_path):
         f'[variants.bad]\nstep = "train"\nmodel = "py:{factory}:make"\n'
         '[variants."{parent}-int8"]\nstep = "quantize"\nparents = ["good", "bad"]\n'
     )
-    done = bench("run", "--recipe", str(recipe), "--out", "run", cwd=tmp_path)
+    done = bench_process("run", "--recipe", str(recipe), "--out", "run", cwd=tmp_path)
     assert done.returncode == 3, done.stderr[-2000:]
     assert "Traceback" not in done.stderr and "bad-int8" in done.stderr
     data = read_run(tmp_path / "run")

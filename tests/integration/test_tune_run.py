@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,7 +18,7 @@ pytest.importorskip("optuna")
 from bench.store import Run, read_run
 from bench.tune import maker as making
 from bench.tune import setup, stop
-from tests.integration.conftest import bench
+from tests.command import PROGRAM, bench, bench_process
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """These nets are too small for two threads, which only wait for each other on a busy machine."""
@@ -65,7 +64,7 @@ def _trials_told(run: Path) -> int:
 def _interrupted(arguments: list[str], cwd: Path, run: Path) -> subprocess.CompletedProcess:
     """Start the command and interrupt it once a trial is done and the next one has begun."""
     process = subprocess.Popen(
-        [sys.executable, "-c", "from bench.cli import main; main()", *arguments], cwd=cwd, text=True,
+        [*PROGRAM, *arguments], cwd=cwd, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
     )  # fmt: skip
@@ -84,7 +83,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     folder = tmp_path_factory.mktemp("searched")
     (folder / "search.toml").write_text(RECIPE)
     cut = _interrupted([*COMMAND, "--out", "run"], folder, folder / "run")
-    whole = bench(*COMMAND, "--out", "run", "--json", cwd=folder, env=ONE_THREAD)
+    whole = bench_process(*COMMAND, "--out", "run", "--json", cwd=folder, env=ONE_THREAD)
     assert whole.returncode == 0, whole.stderr[-3000:]
     return folder, cut, json.loads(whole.stdout)
 

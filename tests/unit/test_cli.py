@@ -9,18 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-
-
-def bench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from bench.cli import main; main()", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
-    )
+from tests.command import PROGRAM, bench, bench_process
 
 
 @pytest.mark.parametrize(
@@ -68,7 +60,7 @@ def test_mistakes_get_one_clear_paragraph_exit_2_and_leave_nothing(tmp_path, arg
 
 
 def test_several_problems_are_reported_together(tmp_path):
-    done = bench("run", "--profile", "nope", "--recipe", "nope", cwd=tmp_path)
+    done = bench_process("run", "--profile", "nope", "--recipe", "nope", cwd=tmp_path)
     assert (
         done.returncode == 2
         and "profile named 'nope'" in done.stderr
@@ -128,16 +120,8 @@ def test_help_imports_nothing_heavy(tmp_path):
     [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_IGN)],
 )
 def test_an_interrupt_says_what_is_kept(tmp_path, sent, sigint):
-    command = [
-        sys.executable,
-        "-c",
-        "from bench.cli import main; main()",
-        "run",
-        "--set",
-        "training.epochs=500",
-    ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [*PROGRAM, "run", "--set", "training.epochs=500"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
     )  # fmt: skip
     deadline = time.monotonic() + 60

@@ -20,7 +20,7 @@ from bench.tune import search as searching
 from bench.tune import setup, space, stop, study
 from bench.tune.maker import Result, hide_password
 from bench.types import Quantity, digest
-from tests.unit.test_cli import bench
+from tests.command import bench
 
 TABLE = {
     "schema": 1,
