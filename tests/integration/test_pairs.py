@@ -39,23 +39,23 @@ def sides(tmp_path: Path):
 
 
 def larger(path: Path) -> Path:
-    """The same model for images of twice the side: four times the work."""
+    """The same model for images of four times the side: sixteen times the work."""
     import onnx
 
     model = onnx.load(path)
     for axis in (2, 3):
-        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value *= 2
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value *= 4
     onnx.save(model, path.with_name("larger.onnx"))
     return path.with_name("larger.onnx")
 
 
 @pytest.mark.parametrize("order", [("base", "head"), ("head", "base")])
-def test_four_times_the_work_is_seen_whoever_begins(sides, order: Order) -> None:
+def test_sixteen_times_the_work_is_seen_whoever_begins(sides, order: Order) -> None:
     runtime, job = sides["head"]
     path = larger(job.path)
     sides["head"] = (runtime, replace(job, path=path, artifact=open_artifact(path, "onnxruntime").artifact))
     found = time_pair(sides, order, HOST)
-    assert 2.5 < found.ratio < 7
+    assert 4 < found.ratio < 64  # a busy machine holds up the short calls more than the long ones
     by_turn = [math.log(head / base) for base, head in zip(*found.turns, strict=False)]
     assert found.ratio == pytest.approx(math.exp(statistics.median(by_turn)), rel=1e-3)
     for seconds, milliseconds in zip(found.calls, (found.base_ms, found.head_ms), strict=True):
