@@ -187,6 +187,7 @@ def float_tensor(model: onnx.ModelProto, tensor: str) -> None:
             source.output[list(source.output).index(quantized.input[0])] = tensor
             model.graph.node.remove(made)
             model.graph.node.remove(quantized)
+            drop_unused(model)
         return
     for quantized in links.readers.get(tensor, []):
         if quantized.op_type == "QuantizeLinear":

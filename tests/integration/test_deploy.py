@@ -10,8 +10,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from compress import parity
 from tests.command import bench
 
 
@@ -52,6 +54,23 @@ def test_what_was_chosen_is_shipped_with_all_it_takes_and_verifies_itself(mine, 
     )
     (ship / "labels.txt").write_text("other\n")
     assert python("verify.py").returncode == 1
+
+
+def test_what_is_expected_of_another_device_is_not_what_this_cpu_rounds(mine):
+    """INT8 with full weights saturates on a CPU without VNNI; the Jetson's kernels do not."""
+    asked = ("choose", "run", "--host", "jetson-agx-xavier", "--objective", "size", "--json")
+    (target,) = json.loads(bench(*asked, cwd=mine).stdout)["targets"]
+    variant = target["cell"]["variant"]
+    assert variant.endswith("-int8")
+    ship = mine / "ship"
+    assert bench("export", "run", "--chosen", "--output", str(ship), cwd=mine).returncode == 0
+    model, expected = (json.loads((ship / f"{name}.json").read_text()) for name in ("model", "expected"))
+    pre, images = model["preprocess"], np.load(ship / "images.npy")
+    values = (images / 255.0 - np.array(pre["mean"])) / np.array(pre["std"])
+    values = torch.tensor(values.transpose(0, 3, 1, 2), dtype=torch.float32)
+    exact = parity.run_file(ship / model["file"], "onnx", values, emulate=True)
+    assert np.abs(np.array(expected["logits"]) - exact).max() < 0.2 * expected["tolerance"]
+    assert "exact arithmetic" in expected["made"]
 
 
 def test_nothing_is_shipped_before_something_was_chosen(mine):

@@ -151,6 +151,12 @@ def test_reduced_artifacts_are_smaller_and_agree(
         assert f"int8: {count} of 3 convolutions, 1 of 1 matrix products" in result.notes
         assert "calibrated on 64 images (minmax)" in result.notes
         assert result.ladder == ()
+    if fmt == "onnx":
+        import onnx
+
+        graph = onnx.load(result.path).graph
+        read = {name for node in graph.node for name in node.input}
+        assert {constant.name for constant in graph.initializer} <= read, "onnxruntime warns of the others"
     out, err = capfd.readouterr()
     assert out + err == "", "converters are silent"
 

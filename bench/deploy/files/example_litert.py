@@ -23,5 +23,7 @@ def logits(pixels):
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
     for path in sys.argv[1:]:
         print(path, LABELS[logits(read(path)).argmax()])

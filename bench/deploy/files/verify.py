@@ -42,6 +42,8 @@ def main():
             f"image {number}: {'ok' if off <= allowed and same else 'WRONG'}, off by {off:.3g} (allowed {allowed:.3g})"
         )
     print(f"{len(images) - bad} of {len(images)} images are answered as expected")
+    if bad:
+        print(f"expected is what {expected['made']}; allowed is {expected['why']}")
     return 1 if bad else 0
 
 
