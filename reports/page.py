@@ -29,6 +29,8 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, (list, tuple)):
         shown = ", ".join(str(v) if not isinstance(v, dict) else json.dumps(v, default=str) for v in value)
         return {prefix: shown or "none"}
+    if isinstance(value, float):
+        return {prefix: f"{value:.6g}"}
     return {prefix: "unknown" if value in (None, "") else str(value)}
 
 

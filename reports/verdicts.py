@@ -138,8 +138,11 @@ def compare(run: RunData, items: list[Row]) -> list[Verdict]:
         what, said = change(run, row.cell.variant), outcome(ratio) if ratio.value is not None else ""
         size = model.ratio(base.metrics["size_bytes"], row.metrics["size_bytes"], "ratio of values")
         accuracy = read.change(base.record, row.record, "test")
-        why = [] if said in (FASTER, "") else causes(row, base, graph(run, row), graph(run, base))
-        found.append(Verdict(row, base, what, ratio, said, size, accuracy, tuple(why)))
+        verdict = Verdict(row, base, what, ratio, said, size, accuracy)
+        if verdict.said in (SAME, SLOWER):
+            why = causes(row, base, graph(run, row), graph(run, base))
+            verdict = replace(verdict, causes=tuple(why))
+        found.append(verdict)
     return found
 
 
@@ -172,6 +175,8 @@ def _speed(verdict: Verdict) -> str:
         return f"{value} faster {bounds}".rstrip()
     if not verdict.outcome:
         return "not timed"
+    if verdict.said == UNSURE:
+        return f"{UNSURE} whether it is faster ({' '.join(filter(None, (value, bounds)))})"
     why = f" because {verdict.cause}" if verdict.cause else ""
     return f"no win on this runtime{why} ({' '.join(filter(None, (value, bounds)))}, {verdict.said})"
 
@@ -245,6 +250,8 @@ def _no_win(what: str, where: str, group: list[Verdict]) -> str:
         some = [v for v in group if v.said == said]
         if some:
             parts.append(f"{said}: {_named(some)}")
+    if all(v.said == UNSURE for v in group):
+        return f"{what} on {where}: {UNSURE} whether it wins ({_named(group)})."
     title = "no win" if not wins else f"a win in {len(wins)} of {len(group)}"
     line = f"{what} on {where}: {title} ({'; '.join(parts)})."
     return line + _likely(group)

@@ -96,8 +96,9 @@ def test_predictions_measure_no_difference_and_are_not_explained_here(
     assert any("bench explain" in line for line in verdicts.lines([measured]))
     said = verdicts.lines([predicted])
     assert len(said) == 1 and said[0].startswith(
-        "pruned on onnxruntime: no win (the prediction cannot tell: "
+        "pruned on onnxruntime: the prediction cannot tell whether it wins (teacher-pruned "
     )
+    assert "no win" not in verdicts.sentence(predicted)
 
 
 def test_a_device_that_was_not_there_gets_size_and_accuracy_but_no_speed(
