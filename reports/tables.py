@@ -1,4 +1,4 @@
-"""Runs as text: Markdown, LaTeX, CSV and JSON. Nothing here writes or prints."""
+"""Runs as text: Markdown, CSV and JSON. Nothing here writes or prints."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _heads(grid: Grid) -> list[str]:
     return found
 
 
-def _texts(line: Line) -> list[str]:
+def texts(line: Line) -> list[str]:
     failed = " (failed)" if line.row.status == "failed" else ""
     return [line.places[0] + failed, *line.places[1:], *(field.fill("interval") for field in line.fields)]
 
@@ -104,7 +104,7 @@ def render_md(runs: Sequence[RunData], view: View = USUAL_VIEW) -> str:
         out += [f"## {escape_md(grid.title)}", ""] if grid.title else []
         out.append("| " + " | ".join(escape_md(head) for head in _heads(grid)) + " |")
         out.append("|" + "---|" * len(grid.places) + "---:|" * len(grid.columns))
-        out += ["| " + " | ".join(escape_md(cell) for cell in _texts(line)) + " |" for line in grid.lines]
+        out += ["| " + " | ".join(escape_md(cell) for cell in texts(line)) + " |" for line in grid.lines]
         out.append("")
     for run, items in zip(runs, every, strict=True):
         out += _notes_md(run, items, f" of {items[0].run}" if len(runs) > 1 and items else "")
@@ -123,34 +123,6 @@ def _notes_md(run: RunData, items: list[Row], of: str) -> list[str]:
         if said:
             out += [f"## {escape_md(title + of)}", "", *(f"- {escape_md(line)}" for line in said), ""]
     return out
-
-
-# ---------------------------------------------------------------- LaTeX
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"$\sim$", "^": r"\textasciicircum{}", "*": r"$^{*}$", "–": "--", "Δ": r"$\Delta$", "±": r"$\pm$", "µ": r"$\mu$",
-    "<": r"$<$", ">": r"$>$", "|": r"$|$",
-}  # fmt: skip
-"""What means something else to LaTeX, or to its fonts."""
-
-
-def escape_latex(value: str) -> str:
-    """Text that stays text; a minus before a digit is a minus sign."""
-    shown = "".join(_LATEX.get(character, character) for character in " ".join(value.split()))
-    return re.sub(r"(?<![\w)])-(?=\d)", "$-$", shown)
-
-
-def render_latex(runs: Sequence[RunData], view: View = USUAL_VIEW) -> str:
-    """Tables for a paper: ``tabular`` with the rules of the package booktabs, each in a ``table`` of its own."""
-    out = ["% needs \\usepackage{booktabs}", *(f"% {' '.join(summary(run).split())}" for run in runs)]
-    for grid in grids([row for rows in model.rows_of(runs) for row in rows], view):
-        out += [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(grid.title or 'All cells')}}}"]
-        out += [rf"\begin{{tabular}}{{{'l' * len(grid.places)}{'r' * len(grid.columns)}}}", r"\toprule"]
-        out += [" & ".join(escape_latex(head) for head in _heads(grid)) + r" \\", r"\midrule"]
-        out += [" & ".join(escape_latex(cell) for cell in _texts(line)) + r" \\" for line in grid.lines]
-        out += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join([*out, *(f"% {line}" for line in legend()), ""])
 
 
 # ---------------------------------------------------------------- CSV
@@ -295,7 +267,11 @@ def render(
         return html.render_html(runs, view, history)
     if fmt in ("csv", "json"):
         return render_csv(runs) if fmt == "csv" else render_json(runs)
-    shown = {"md": render_md, "latex": render_latex}
+    if fmt == "latex":
+        from reports import latex
+
+        return latex.render_latex(runs, view)
+    shown = {"md": render_md}
     if fmt not in shown:
         raise UsageError(f"there is no report format {fmt!r}", todo=nearest(fmt, FORMATS))
     return shown[fmt](runs, view)

@@ -7,6 +7,8 @@ import dataclasses
 import io
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,41 @@ def test_latex_has_every_field_and_escapes_what_means_something(run: FakeRun) ->
     assert re.search(r"\$-\$\d", made), "a drop has a minus sign, not a hyphen"
     outside = "\n".join(line for line in made.splitlines() if not line.startswith("%"))
     assert outside.isascii()
+
+
+def test_latex_names_each_quantity_once_above_its_places_and_goes_on_over_pages(
+    run: FakeRun, twin: FakeRun
+) -> None:
+    view = layout.parse_view("latency,size", "", "", "", 2)
+    made = tables.render([run, twin], "latex", view)
+    assert made.count(r"\multicolumn{2}{c}{latency, ms}") == made.count(r"\multicolumn{2}{c}{size}") >= 1
+    (wide,) = {len(c) for c in re.findall(r"\\begin{(?:longtable|tabular)}{([lr]+)}", made)}
+    for line in (line for line in made.splitlines() if line.endswith(r"\\") and "&" in line):
+        spans = [int(n) for n in re.findall(r"\\multicolumn{(\d+)}", line)]
+        assert len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans) - len(spans) == wide
+    many = [dataclasses.replace(run, path=run.path.parent / str(number)) for number in range(6)]
+    long = tables.render(many, "latex", View(("latency",), "", ()))
+    assert "booktabs, longtable" in long.splitlines()[0] and long.count(r"\endhead") == 1
+    assert long.count(r"\toprule") == long.count(r"\bottomrule") == 1
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="pdflatex is not installed (texlive-latex-recommended)"
+)
+def test_latex_is_taken_by_latex(run: FakeRun, twin: FakeRun, tmp_path: Path) -> None:
+    view = layout.parse_view("", "", "", "", 2)
+    cell = run.cells[0] | {"cell": run.cells[0]["cell"] | {"variant": r"a_b%c&d#e{f}\g~h^i"}}
+    odd = dataclasses.replace(run, cells=[*run.cells, cell])
+    body = tables.render([odd, twin], "latex", view) + tables.render([run], "latex")
+    page = (
+        r"\documentclass{article}\usepackage{booktabs,longtable}\begin{document}" + body + r"\end{document}"
+    )
+    (tmp_path / "page.tex").write_text(page)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_csv_and_json_have_all_of_several_runs(run: FakeRun, twin: FakeRun) -> None:
