@@ -68,7 +68,8 @@ def memory_format(module: nn.Module) -> torch.memory_format:
     from torch import nn
 
     def wrong(layer: nn.Module) -> bool:
-        narrow = isinstance(layer, nn.Conv2d) and layer.in_channels < 8
-        return narrow and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+        if not isinstance(layer, nn.Conv2d) or layer.in_channels >= 8:
+            return False
+        return layer.kernel_size == (1, 1) and max(layer.stride) > 1
 
     return torch.contiguous_format if any(map(wrong, module.modules())) else torch.channels_last

@@ -61,7 +61,7 @@ def _muon(model: nn.Module, adapters: nn.Module | None, options: Training) -> to
 
     Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
-    from timm.optim import Muon
+    from timm.optim.muon import Muon
 
     weights = [p for p in model.parameters() if p.ndim > 1]
     ends = weights[:1] + weights[1:][-1:]

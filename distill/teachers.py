@@ -140,7 +140,7 @@ class Distillation:
             soft = soft + factor * ramp * losses.LOGIT_LOSSES[name](logits, wanted, target, self.temperature)
         if self.feature_terms:
             soft = soft + self._feature_loss(mine, shown)
-        loss = self.alpha * soft + (1 - self.alpha) * self.label_loss(logits, target)
+        loss: Tensor = self.alpha * soft + (1 - self.alpha) * self.label_loss(logits, target)
         return loss if self.penalty is None else loss + self.penalty(model)
 
     def _taught(self, pixels: Tensor, rows: Tensor | None) -> tuple[Tensor, dict[Size, Tensor]]:

@@ -160,6 +160,9 @@ def _with_line(seen: dict[check.Field, int], problem: check.Problem) -> str:
 
 def _profile(data: dict[str, Any]) -> Profile:
     sources = data.get("sources", {})
+    protocol: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in data.get("protocol", {}).items()
+    }
     return Profile(
         name=data["name"],
         title=data["title"],
@@ -171,9 +174,7 @@ def _profile(data: dict[str, Any]) -> Profile:
         precisions=tuple(data["precisions"]),
         facts={k: Fact(**_cite(v, sources)) for k, v in data.get("facts", {}).items()},
         power_modes=tuple(_cite(mode, sources) for mode in data.get("power_modes", ())),
-        protocol=Protocol(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in data.get("protocol", {}).items()}
-        ),
+        protocol=Protocol(**protocol),
         notes=tuple(data.get("notes", ())),
         aliases=tuple(data.get("aliases", ())),
         unsupported=dict(data.get("unsupported", {})),
@@ -185,4 +186,4 @@ def _profile(data: dict[str, Any]) -> Profile:
 def _cite(entry: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
     """Replace the short names of sources by their text from ``[sources]``."""
     cited = entry["source"] if isinstance(entry["source"], list) else [entry["source"]]
-    return {**entry, "source": BETWEEN.join(sources.get(name, name) for name in cited)}
+    return {**entry, "source": BETWEEN.join(str(sources.get(name, name)) for name in cited)}

@@ -285,7 +285,7 @@ def _too_large(profile: Profile, need: Quantity) -> tuple[str, list[str]]:
     size = number(profile.facts, "memory_gb")
     if size is None or need.high is None or need.high < size * 1000:
         return "", []
-    if (need.low or 0.0) > size * 1000:
+    if need.low is not None and need.low > size * 1000:
         return f"it needs at least {need.low / 1000:.2g} GB, and {profile.name} has {size:g} GB", []
     return "", [f"it may not fit into the {size:g} GB of {profile.name}; then there is no such latency"]
 

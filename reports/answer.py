@@ -79,13 +79,12 @@ def render_choice(choice: Choice, limit: int = 10, width: int | None = None) -> 
     lines = _lines(choice, limit)
     if width is None:
         return "\n".join(lines)
-    hanging = {"width": width, "break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(
-        line
-        if line.startswith(" ") or not line
-        else textwrap.fill(line, subsequent_indent="  " if line.startswith("- ") else "", **hanging)
-        for line in lines
-    )
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    out = []
+    for line in lines:
+        wrapper.subsequent_indent = "  " if line.startswith("- ") else ""
+        out.append(line if line.startswith(" ") or not line else wrapper.fill(line))
+    return "\n".join(out)
 
 
 def _lines(choice: Choice, limit: int) -> list[str]:

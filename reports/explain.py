@@ -56,7 +56,7 @@ def title(found: Json) -> str:
 
 def total_us(found: Json) -> float:
     """The operators' times together, without the profiler's own."""
-    return sum(row["time_us"]["value"] for row in found["layers"])
+    return float(sum(row["time_us"]["value"] for row in found["layers"]))
 
 
 def by_state(found: Json) -> list[tuple[str, float, int]]:
@@ -180,9 +180,7 @@ class TerminalExplanation:
         rest = rows[self.top :]
         blank = [""] * wide
         if rest:
-            took, share = (
-                sum(f(r) for r in rest) for f in (lambda r: r["time_us"]["value"], lambda r: r["share"])
-            )
+            took, share = sum(r["time_us"]["value"] for r in rest), sum(r["share"] for r in rest)
             table.add_row(
                 f"{len(rest)} others", "", *blank, "", f"{took:.1f}", f"{100 * share:.1f}", "", "", ""
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -257,7 +257,7 @@ def write(file: Path, document: Json) -> None:
     """The document in the form of the file's name; replaced atomically."""
     from bench.store import explain_disk_errors, write_atomic
 
-    forms = {
+    forms: dict[str, Callable[[Json], str]] = {
         ".md": markdown,
         ".xml": junit,
         ".json": lambda d: json.dumps(d, indent=1, allow_nan=False) + "\n",

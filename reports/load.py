@@ -51,7 +51,7 @@ def render_load(found: Json) -> str:
 
 def render_sweep(found: Json) -> str:
     """One line a setting: median latency of a call and throughput with intervals, then reasons and notes."""
-    rows = [(*_COLUMNS, "latency, ms", "throughput, images/s", "")]
+    rows: list[tuple[str, ...]] = [(*_COLUMNS, "latency, ms", "throughput, images/s", "")]
     notes: list[str] = []
     for row in found["settings"]:
         marks = ""

@@ -184,7 +184,7 @@ def ratio(base: Quantity, other: Quantity, method: str = "", shared: float | Non
             return Quantity.missing(f"{who} is missing: {quantity.reason or 'not recorded'}")
         if quantity.value <= 0:
             return Quantity.missing(f"{who} is not positive")
-    if shared is not None:
+    if shared is not None and base.value and other.value:
         value, reach = base.value / other.value, math.exp(shared)
         method = "ratio of two predictions for one device; 90% interval"
         return Quantity(value, "x", value / reach, value * reach, None, "predicted", method)

@@ -63,8 +63,12 @@ def process_values(record: Json) -> dict[str, list[float]]:
     """Each metric's values in the processes of a cell, where there are several and all of them are known."""
     processes = _processes(record)
     names = dict.fromkeys(name for p in processes for name in p.get("values") or ())
-    found = {name: [(p.get("values") or {}).get(name) for p in processes] for name in names}
-    return {n: v for n, v in found.items() if len(v) > 1 and all(x is not None and x > 0 for x in v)}
+    found = {}
+    for name in names:
+        values = [v for p in processes if (v := (p.get("values") or {}).get(name)) is not None and v > 0]
+        if len(values) == len(processes) > 1:
+            found[name] = values
+    return found
 
 
 def _with(

@@ -106,7 +106,7 @@ def _members(group: channels.Group) -> Iterator[tuple[Any, int, Tensor, Tensor]]
 def _norms(group: channels.Group, layers: Sequence[tuple[Any, int, Tensor, Tensor]]) -> Tensor:
     """The squared norm of each unit's weights, over all layers."""
     where = layers[0][0].weight
-    total = where.new_zeros(group.units)
+    total: Tensor = where.new_zeros(group.units)
     for layer, dim, channels_, units in layers:
         squares = (
             layer.weight.float().square().transpose(0, dim).flatten(1) if layer.weight.ndim > 1 else None

@@ -44,12 +44,12 @@ def _onnxruntime(graph: Graph, rows: Sequence[Json]) -> list[Kernel]:
     """By name; nameless ones, which the profile numbers, by kind and order."""
     named = {k.name: k for k in graph.kernels if k.name}
     nameless: dict[str, deque[Kernel]] = defaultdict(deque)
-    for kernel in graph.kernels:
-        if not kernel.name:
-            nameless[kernel.op].append(kernel)
+    for each in graph.kernels:
+        if not each.name:
+            nameless[each.op].append(each)
     found = []
     for row in rows:
-        kernel = named.get(row["name"])
+        kernel: Kernel | None = named.get(row["name"])
         if kernel is None and nameless[row["op"]]:
             kernel = nameless[row["op"]].popleft()
         plain = Kernel(row["name"], row["op"], FLOAT, (), ())

@@ -160,7 +160,7 @@ def fit_series(sample: Sample, mean: Floats, precision: Floats, kind: Kind, star
         theta, error, damping = theta + step, trial, max(damping / 5, 1e-6)
         if before - value < 1e-4 * max(before, 1.0):
             break
-    covariance: Floats = np.linalg.inv(normal)[:terms, :terms]
+    covariance: Floats = np.linalg.inv(normal)[:terms, :terms].astype(np.float64)
     return Fitted(theta[:terms], covariance, theta[terms:] if extra else None)
 
 
@@ -186,7 +186,7 @@ def fit(samples: Mapping[object, Sample], kinds: Mapping[str, Kind]) -> Result:
         kind = kinds[name]
         start = starting(kind)
         centre, means = start.copy(), {group: start.copy() for group in groups}
-        within: Floats = np.linalg.inv(spread(kind))
+        within: Floats = np.linalg.inv(spread(kind)).astype(np.float64)
         member = blocks()
         between = np.linalg.inv(
             np.diag(np.full(len(TERMS), kind.runtime**2)) + kind.level**2 * member @ member.T
@@ -212,7 +212,7 @@ def fit(samples: Mapping[object, Sample], kinds: Mapping[str, Kind]) -> Result:
                     gathered += fitted.theta - sample.offset
                 means[group] = np.linalg.solve(
                     within * len(keys) + between, within @ gathered + between @ centre
-                )
+                ).astype(np.float64)
             total = sum(means.values(), np.zeros(len(TERMS)))
             centre = np.linalg.solve(between * len(means) + broad, between @ total + broad @ start)
         result.groups |= means

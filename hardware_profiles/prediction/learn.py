@@ -87,7 +87,7 @@ def _fitted(
         "", kind_of(profile, runtime), amounts, np.log([m.ms for m in measured]), np.ones((len(measured), 1)),
         np.ones(len(measured)), np.zeros(len(features.TERMS)),
     )  # fmt: skip
-    precise: Floats = np.linalg.inv(wider)
+    precise: Floats = np.linalg.inv(wider).astype(np.float64)
     found = fit.fit_series(sample, known.theta, precise, kind)
     errors = [
         float(np.median(np.abs(np.expm1(fit.log_predictions(theta, amounts) - sample.log_ms))))

@@ -186,7 +186,7 @@ def _cpu(profile: Profile, precision: str, threads: int, settings: dict[str, flo
         total, busy, left = total + used * each, busy + used, left - used
         slowest = each if used else slowest
     # Work is shared out evenly in some runtimes, by speed in others: between waiting for the slowest core and for none.
-    return math.sqrt(total * slowest * busy) * float(busy) ** -SHARED
+    return math.sqrt(total * slowest * busy) * math.pow(busy, -SHARED)
 
 
 def _x86_int8(profile: Profile) -> float:
