@@ -75,7 +75,12 @@ def choose(
     typed = [f"{_SHORT[name]}{value}" for name, value in short.items() if value is not None]
     constraints = parse_constraints([*typed, *limits], predictions)
     data = open_runs(runs)
-    choice = chooser.choose(data, constraints, objective, runtime, hosts, batch)
+    try:
+        choice = chooser.choose(data, constraints, objective, runtime, hosts, batch)
+    except errors.NothingFitsError:
+        for run in data:
+            _forget(run.path)
+        raise
     for run in data:
         _keep(run.path, answer.choice_json(choice, run))
     if as_json:
@@ -84,6 +89,16 @@ def choose(
         width = console(stderr=False).width if sys.stdout.isatty() else None
         click.echo(answer.render_choice(choice, width=width))
     return errors.EXIT_DONE
+
+
+def _forget(run: Path) -> None:
+    """An earlier choice is none any more when nothing fits: `bench export --chosen` would ship it."""
+    import contextlib
+
+    from bench.deploy.choice import CHOICE
+
+    with contextlib.suppress(OSError):
+        (run / CHOICE).unlink(missing_ok=True)
 
 
 def _keep(run: Path, document: dict[str, Any]) -> None:

@@ -98,8 +98,15 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
             f"It is not said {what}", todo="Give it, or write it into [tool.edgefit.gate] of pyproject.toml"
         )
     report.check_files(files)
+    if any(file.resolve() == Path(against).resolve() for file in files):
+        raise errors.UsageError(
+            f"--write would replace the baseline {against}", todo="Give the report another name"
+        )
     wanted = thresholds((*metrics, *more), settings)
-    own = {"data": rest["data"] or settings.data, "budget": parse_quantity(budget, "latency") / 1e3}
+    own = {
+        "data": rest["data"] or settings.data,
+        "budget": parse_quantity(budget, "latency", "the budget") / 1e3,
+    }
     options = check.Options(**rest | own, history=Path(settings.history) if settings.history else None)
     with Progress(console(), quiet=as_json) as progress:
         if update_baseline:

@@ -14,7 +14,7 @@ from bench.errors import NothingFitsError
 from reports import targets as places
 from reports import text
 from reports.front import Front, front, knee
-from reports.limits import METRICS, REFUSED, Constraints, Limit, Metric
+from reports.limits import METRICS, PESSIMISTIC, REFUSED, Constraints, Limit, Metric, judged
 from reports.objective import OBJECTIVES, Candidate, Judge, Objective, parse_objective
 from reports.rows import Row
 from reports.targets import Target
@@ -231,27 +231,36 @@ def _why_nothing(
         reason = unknown[0].read(alive[0]).reason or alive[0].reason or "not recorded"
         return f"{unknown[0].name} is not measured anywhere: {reason}"
     if limits and not unknown and not all(r.endswith(FORETOLD) for r in reasons):
-        return "; ".join(_nearest(targets, limit) for limit in limits)
+        nearest = [_nearest(targets, limit) for limit in limits]
+        return "; ".join([said for missed, said in nearest if missed] or [said for _, said in nearest])
     return "; ".join(list(reasons)[:5]) or "the run has no cells"
 
 
-def _nearest(targets: list[Target], limit: Limit) -> str:
-    """The cell that comes closest to a limit and by how much, on the target where that is farthest."""
+def _nearest(targets: list[Target], limit: Limit) -> tuple[bool, str]:
+    """Whether all miss a limit, and the cell that comes closest to it, on the target where that is farthest."""
     worst: tuple[float, str] | None = None
     for target in targets:
         rows = [r for r in target.rows if r.status != "failed" and limit.target in ("", target.name)]
-        known = [(limit.miss(q.value), r, q) for r in rows if (q := limit.metric.read(r)).value is not None]
+        known = []
+        for row in rows:
+            quantity = limit.metric.read(row)
+            value = judged(quantity, limit.metric.less, limit.predictions)
+            if value is not None:
+                known.append((limit.miss(value), row, quantity))
         if known:
             miss, row, quantity = min(known, key=lambda item: item[0])
             where = (
                 f"{row.cell.variant} on {row.cell.runtime}{'' if len(targets) == 1 else f' on {target.name}'}"
             )
             said = f"{where}: {limit.metric.show(quantity)}"
+            if quantity.provenance == "predicted" and limit.predictions == PESSIMISTIC:
+                said += " (of a prediction the worse end counts, if not --trust-predictions)"
             if worst is None or miss > worst[0]:
                 worst = miss, said
     if worst is None:
-        return f"{limit.words}: nothing has a value"
-    return f"{limit.words}: {'missed by all, nearest' if worst[0] > 0 else 'best'} is {worst[1]}"
+        return True, f"{limit.words}: nothing has a value"
+    missed = worst[0] > 0
+    return missed, f"{limit.words}: {'missed by all, nearest' if missed else 'best'} is {worst[1]}"
 
 
 # --- which of those that fit

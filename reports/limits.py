@@ -40,37 +40,46 @@ _EXAMPLES = {
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
 
 
-def parse_quantity(value: str, kind: str) -> float:
+UNSAID = 0.2
+"""A drop without a unit above this was surely meant in points."""
+
+
+def parse_quantity(value: str, kind: str, name: str = "") -> float:
     """A limit as typed (``10ms``, ``5MB``, ``2J``, ``1%``, ``0.9``) in the kind's own unit (see UNITS).
 
     Units are needed except for fractions and counts; kB is 1000 bytes and KiB 1024. Energy units keep
-    their case (``mJ`` is not ``MJ``).
+    their case (``mJ`` is not ``MJ``). ``name`` is what errors call it, if not the kind.
 
     Raises:
         UsageError: for what is not a number, an unknown or missing unit, or an impossible value.
     """
-    units, example = UNITS[kind], _EXAMPLES[kind]
+    units, example, limit = UNITS[kind], _EXAMPLES[kind], name or f"the limit for {kind}"
     found = _NUMBER.fullmatch(value)
     if not found:
         raise UsageError(
-            f"{value!r} is not a limit for {kind}", todo=f"Write a number and a unit, such as {example}"
+            f"{value!r} is not {limit}" if name else f"{value!r} is not a limit for {kind}",
+            todo=f"Write a number and a unit, such as {example}",
         )
     unit = found[2] if kind == "energy" else found[2].lower()
     known = ", ".join(u for u in units if u and u.isascii())
     if unit not in units:
-        problem = f"the limit for {kind} needs a unit" if not unit else f"{kind} has no unit {found[2]!r}"
+        problem = f"{limit} needs a unit" if not unit else f"{kind} has no unit {found[2]!r}"
         raise UsageError(problem, found=value.strip(), todo=f"Use one of {known}, as in {example}")
     number = float(found[1]) * units[unit]
     share = kind in ("accuracy", "drop")
     if not math.isfinite(number):
-        raise UsageError(
-            f"the limit for {kind} is too large a number", found=value.strip(), todo=f"Write it as {example}"
-        )
+        raise UsageError(f"{limit} is too large a number", found=value.strip(), todo=f"Write it as {example}")
     if number < 0 or (number == 0 and not share):
-        raise UsageError(f"the limit for {kind} must be positive", found=value.strip())
+        raise UsageError(f"{limit} must be positive", found=value.strip())
     if share and number > 1:
         hint = f"Did you mean {found[1]}%?" if not unit and number <= 100 else f"Write it as {example}"
-        raise UsageError(f"the limit for {kind} is a fraction from 0 to 1", found=value.strip(), todo=hint)
+        raise UsageError(f"{limit} is a fraction from 0 to 1", found=value.strip(), todo=hint)
+    if kind == "drop" and not unit and number > UNSAID:
+        raise UsageError(
+            "the limit for drop is in points or a fraction",
+            found=value.strip(),
+            todo=f"Did you mean {found[1]}% (points)?",
+        )
     return number
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from reports import rows as model
 from reports import text
 from reports.choose import Choice
-from reports.limits import METRICS, REFUSED, Metric, percent
+from reports.limits import METRICS, Metric, percent
 from reports.objective import Candidate
 from reports.rows import Row
 
@@ -125,7 +126,11 @@ def _elsewhere(choice: Choice) -> list[str]:
     target = choice.targets[0]
     if len(choice.targets) > 1 or target.asked or target.wanted in ("", "local", target.host):
         return []
-    return [f"Compared on {target.host}: nothing comparable is known for {target.wanted}."]
+    rows = [r for r in model.rows(target.run) if r.cell.host == target.wanted and r.status != "failed"]
+    asked = {m.name: m for m in (*choice.metrics, *(x.metric for x in choice.constraints.limits))}
+    unknown = [name for name, m in asked.items() if all(m.read(r).value is None for r in rows)]
+    what = f"no {text.listed(unknown)}" if rows and unknown else "nothing comparable"
+    return [f"Compared on {target.host}: {what} is known for {target.wanted}."]
 
 
 # --- sensitivity
@@ -195,8 +200,7 @@ def warnings(choice: Choice) -> list[str]:
     several, found = len(choice.targets) > 1, []
     for target, row in zip(choice.targets, choice.chosen.rows, strict=True):
         on = f" on {target.name}" if several else ""
-        away = choice.constraints.predictions == REFUSED and target.wanted not in ("", "local", target.host)
-        if away:
+        if not target.asked and target.wanted not in ("", "local", target.host):
             found.append(f"this is the best on {target.host}, which is not {target.wanted}")
         limits = choice.constraints.on(target.name)
         for limit in limits:

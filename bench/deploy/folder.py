@@ -46,13 +46,15 @@ REQUIREMENTS = {
 }
 """Runtime -> its example, and the packages that it needs."""
 IMAGES = 8
+CARD = "MODEL_CARD.md"
+"""Has no checksum: people fill it in."""
 INT8_SHARE = 0.05
 """How far scores of other kernels may lie, of their range: twice the largest that we saw.
 
 12 INT8 files on onnxruntime, OpenVINO and onnxruntime without its optimisations: 0.1 to 2.1% of the range.
 """
 EXACT = " answers in exact arithmetic, as kernels do that do not saturate (an x86 CPU without VNNI does, and answers otherwise)"
-LICENCE = "not stated: fill it in before you ship"
+LICENCE = "not stated: fill it in here before you ship"
 
 
 def write(run: RunData, chosen: Chosen, output: Path, licence: str = "", data_licence: str = "") -> list[str]:
@@ -90,7 +92,7 @@ def write(run: RunData, chosen: Chosen, output: Path, licence: str = "", data_li
                 runtime + (EXACT if exact else " answered where this folder was made"),
             )
             names = sorted(p.name for p in folder.iterdir())
-            sums = "".join(f"{file_sha256(folder / n)}  {n}\n" for n in names)
+            sums = "".join(f"{file_sha256(folder / n)}  {n}\n" for n in names if n != CARD)
             (folder / "SHA256SUMS").write_text(sums)
             if output.is_dir():
                 output.rmdir()
@@ -190,7 +192,8 @@ def _texts(
     ):
         (folder / target).write_text(files.joinpath(source).read_text(encoding="utf-8"))
     versions = (row.record.get("environment") or {}).get("packages") or {}
-    wanted = [f"{name}>={versions[name]}" if name in versions else name for name in packages]
+    own = runtime == chosen.runtime  # of another runtime the device may have an older one
+    wanted = [f"{name}>={versions[name]}" if own and name in versions else name for name in packages]
     (folder / "requirements.txt").write_text("\n".join([*wanted, "numpy"]) + "\n")
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in artifact.labels))
     layout = artifact.inputs[0].layout if artifact.inputs else "NCHW"
@@ -201,13 +204,14 @@ def _texts(
         "labels": list(artifact.labels),
     }
     (folder / "model.json").write_text(json.dumps(model, indent=1) + "\n")
-    card = _card(run, chosen, row, artifact, name, licence, data_licence)
-    (folder / "MODEL_CARD.md").write_text(card)
+    card = _card(run, chosen, row, artifact, runtime, name, licence, data_licence)
+    (folder / CARD).write_text(card)
 
 
 def _card(
-    run: RunData, chosen: Chosen, row: Row, artifact: Artifact, name: str, licence: str, data_licence: str
-) -> str:
+    run: RunData, chosen: Chosen, row: Row, artifact: Artifact, runtime: str, name: str, licence: str,
+    data_licence: str,
+) -> str:  # fmt: skip
     from jinja2 import Environment, StrictUndefined
 
     template = resources.files("bench.deploy").joinpath("files", "card.md.j2").read_text(encoding="utf-8")
@@ -231,7 +235,9 @@ def _card(
         commit=((run.manifest.get("environment") or {}).get("git") or {}).get("commit", ""),
         file=name, format=artifact.format, precision=artifact.precision, scheme=artifact.scheme,
         size=text.size(row.metrics["size_bytes"]),
-        runtime=chosen.runtime, runtime_version=((row.record.get("runtime") or {}).get("version") or ""),
+        runtime=chosen.runtime,
+        runtime_version=((row.record.get("runtime") or {}).get("version") or "") if row.metrics["latency_ms"].provenance == "measured" else "",
+        stand_in=runtime if runtime != chosen.runtime else "", exact=_exact(row, artifact, runtime),
         input=f"{pre.height} x {pre.width} pixels, {pre.channels} channels, {pre.resize}" if pre else "as the file says",
         classes=", ".join(artifact.labels) or "as the file says",
         licence=licence, data_licence=data_licence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -74,17 +75,22 @@ class Timed:
         ratios = [h / b for b, h in zip(*both, strict=True)]
         if name in ("latency", "throughput"):  # of neighbouring turns, which says more than of the medians
             ratios = [p.ratio if name == "latency" else 1.0 / p.ratio for p in self.pairs]
-        medians = [
-            Quantity(
-                statistics.median(values),
-                sides[0][0].unit,
-                n=len(values),
-                provenance="measured",
-                method="median of the processes",
-            )
-            for values in both
-        ]
-        return paired(self.subject, name, gate, judge(ratios, gate), (medians[0], medians[1]))
+        judged = judge(ratios, gate)
+        return paired(self.subject, name, gate, judged, _parted(both, judged.paired.ratio, sides[0][0].unit))
+
+
+def _parted(both: Sequence[Sequence[float]], ratio: float, unit: str) -> tuple[Quantity, Quantity]:
+    """Base and head of all pairs: their middle, parted by the ratio of the pairs.
+
+    The medians of each side's processes would be of different moods of the machine, and need not differ as the pairs do.
+    """
+    middle = math.exp(statistics.median((math.log(b) + math.log(h)) / 2 for b, h in zip(*both, strict=True)))
+    method = "geometric mean of each pair, the median of all, parted by the ratio of the pairs"
+    base, head = (
+        Quantity(middle * ratio**half, unit, n=len(both[0]), provenance="measured", method=method)
+        for half in (-0.5, 0.5)
+    )
+    return base, head
 
 
 def _sides(name: str, batch: int, pair: TimedPair) -> tuple[Quantity, Quantity]:

@@ -74,7 +74,14 @@ def describe_file(path: Path) -> tuple[Artifact, bool]:
             raise ModelError(
                 f"{sidecar} does not describe an artifact", str(err), "Delete it or export the model again"
             ) from err
-        return replace(artifact, format=fmt), True
+        digest = file_sha256(path)
+        if artifact.sha256 not in ("", digest):
+            raise ModelError(
+                f"{sidecar} describes another file than {path}",
+                f"{path.name} has the SHA-256 {digest[:12]}..., described is {artifact.sha256[:12]}...",
+                f"Export the model again, or delete {sidecar.name} and say how pixels become the input (--preprocess)",
+            )
+        return replace(artifact, format=fmt, sha256=digest, size_bytes=path.stat().st_size), True
     artifact = Artifact(fmt, file_sha256(path), path.stat().st_size, path.name)
     if fmt != "safetensors":
         return artifact, False

@@ -71,6 +71,14 @@ def test_what_is_expected_of_another_device_is_not_what_this_cpu_rounds(mine):
     exact = parity.run_file(ship / model["file"], "onnx", values, emulate=True)
     assert np.abs(np.array(expected["logits"]) - exact).max() < 0.2 * expected["tolerance"]
     assert "exact arithmetic" in expected["made"]
+    card = (ship / "MODEL_CARD.md").read_text()
+    assert "tensorrt, not tried here" in card and "without VNNI" in card
+    (ship / "MODEL_CARD.md").write_text(card.replace("not stated: fill it in here before you ship", "MIT"))
+    verified = subprocess.run([sys.executable, "verify.py"], cwd=ship, capture_output=True, text=True)
+    assert "not as it was exported" not in verified.stdout and "of 8 images" in verified.stdout
+    (ship / "labels.txt").write_text("other\n")
+    verified = subprocess.run([sys.executable, "verify.py"], cwd=ship, capture_output=True, text=True)
+    assert verified.returncode == 1 and "labels.txt" in verified.stdout
 
 
 def test_nothing_is_shipped_before_something_was_chosen(mine):
@@ -79,6 +87,13 @@ def test_nothing_is_shipped_before_something_was_chosen(mine):
     (mine / "run" / "choice.json").write_text("{")
     broken = bench("export", "run", "--chosen", "--output", "ship", cwd=mine)
     assert broken.returncode == 2 and "cannot be read" in broken.stderr and not (mine / "ship").exists()
+
+
+def test_when_nothing_fits_the_earlier_choice_is_not_shipped(mine):
+    assert bench("choose", "run", "--host", "local", cwd=mine).returncode == 0
+    assert bench("choose", "run", "--max-latency", "0.000001ms", cwd=mine).returncode == 6
+    done = bench("export", "run", "--chosen", "--output", "ship", cwd=mine)
+    assert done.returncode == 2 and "Choose first" in done.stderr
 
 
 def test_one_variant_for_two_targets_is_shipped_to_each(mine):

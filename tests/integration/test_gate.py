@@ -96,6 +96,35 @@ def test_a_file_that_is_the_same_passes_and_everything_is_written(tmp_path: Path
     )
 
 
+def test_a_description_of_another_file_is_not_believed(tmp_path: Path) -> None:
+    from bench.measure.artifact import describe_file
+    from bench.types import to_json
+
+    classifier(tmp_path / "a.onnx")
+    classifier(tmp_path / "b.onnx", wrong=2)
+    beside = json.dumps(to_json(describe_file(tmp_path / "a.onnx")[0]))
+    (tmp_path / "b.onnx.json").write_text(beside)
+    done = bench("gate", "b.onnx", "--baseline", "a.onnx", "--metric", "size:1%", cwd=tmp_path)
+    assert done.returncode == 2 and "b.onnx.json describes another file" in done.stderr
+
+
+def test_a_report_does_not_replace_the_baseline(tmp_path: Path) -> None:
+    (tmp_path / "gate.json").write_text("{}")
+    done = bench(
+        "gate",
+        "m.onnx",
+        "--baseline",
+        "gate.json",
+        "--metric",
+        "size:1%",
+        "--write",
+        "gate.json",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and "would replace the baseline" in done.stderr
+    assert (tmp_path / "gate.json").read_text() == "{}"
+
+
 def test_a_planted_loss_of_accuracy_is_a_regression(tmp_path: Path) -> None:
     classifier(tmp_path / "a.onnx")
     classifier(tmp_path / "b.onnx", wrong=2)

@@ -18,7 +18,7 @@ from bench.types import Quantity
 from reports.answer import choice_json, commands, render_choice
 from reports.choose import OBJECTIVES, choose
 from reports.front import front
-from reports.limits import METRICS, UNITS, Constraints, parse_constraints, parse_limit, parse_quantity
+from reports.limits import METRICS, UNITS, UNSAID, Constraints, parse_constraints, parse_limit, parse_quantity
 from reports.objective import Candidate, Judge, parse_objective
 from reports.reasons import explain, sensitivity, warnings
 from tests.fixtures import NO_HOST, FakeRun, example_run
@@ -80,6 +80,8 @@ def test_limits_are_read(typed: str, kind: str, value: float) -> None:
         ("-1ms", "latency", "must be positive"),
         ("0MB", "size", "must be positive"),
         ("90", "accuracy", "90%"),
+        ("1", "drop", "1%"),
+        ("0.5", "drop", "0.5%"),
         ("150%", "drop", "from 0 to 1"),
         ("-1%", "drop", "must be positive"),
         ("fast", "latency", "number and a unit"),
@@ -100,6 +102,8 @@ def test_a_written_limit_reads_back(kind: str, number: float, data: st.DataObjec
     units = {u: f for u, f in UNITS[kind].items() if kind not in ("accuracy", "drop") or number * f <= 1}
     if not units:
         return
+    if kind == "drop" and number > UNSAID:
+        units.pop("", None)
     unit = data.draw(st.sampled_from(sorted(units)))
     spaces = data.draw(st.sampled_from(["", " ", "  "]))
     assert parse_quantity(f" {number!r}{spaces}{unit} ", kind) == pytest.approx(number * units[unit])
@@ -237,7 +241,7 @@ def test_without_validation_the_test_set_is_used_and_said(run: FakeRun) -> None:
 def test_an_interval_across_the_limit_is_a_warning(run: FakeRun) -> None:
     choice = choose([run], within("latency<=0.0606ms"), runtime="onnxruntime")
     assert any("crosses the limit" in warning for warning in warnings(choice))
-    sure = choose([run], within("latency<=0.07ms"), runtime="onnxruntime")
+    sure = choose([run], within("latency<=0.07ms"), runtime="onnxruntime", hosts=["local"])
     assert not warnings(sure)
 
 
@@ -259,6 +263,25 @@ def test_nothing_fits_names_the_nearest_of_each_limit(run: FakeRun) -> None:
     assert "latency at most 0.01 ms" in said and "student-kd-int8 on onnxruntime: 0.0605" in said
     assert "accuracy at least 99%" in said and "teacher on" in said
     assert caught.value.exit_code == 6
+
+
+def test_only_what_is_missed_is_said_and_a_prediction_misses_by_its_worse_end(run: FakeRun) -> None:
+    wide = Quantity(0.3, "ms", 0.05, 1.9, None, "predicted")
+    sharp = Quantity(0.4, "ms", 0.2, 1.2, None, "predicted")
+    found = edited(run, "student-int8", "tensorrt", latency_ms=wide)
+    found = edited(found, "student-kd-int8", "tensorrt", latency_ms=sharp)
+    with pytest.raises(NothingFitsError) as caught:
+        choose([found], within("latency<=1ms", "drop<=50%"), hosts=["jetson-agx-xavier"])
+    said = str(caught.value)
+    assert "missed by all, nearest is student-kd-int8" in said and "--trust-predictions" in said
+    assert "drop" not in said
+
+
+def test_a_choice_on_another_machine_than_the_runs_target_is_a_warning(run: FakeRun) -> None:
+    choice = choose([run], within())
+    assert "no latency is known for jetson-agx-xavier" in explain(choice)
+    assert "this is the best on local, which is not jetson-agx-xavier" in warnings(choice)
+    assert not any("best on local" in w for w in warnings(choose([run], within(), hosts=["local"])))
 
 
 def test_limits_that_fit_one_by_one_but_not_together_say_so(run: FakeRun) -> None:

@@ -51,3 +51,21 @@ def test_the_budget_holds_over_all_subjects_and_what_got_none_is_not_known(monke
 
 def test_the_first_subject_is_measured_whatever_the_budget(monkeypatch) -> None:
     assert measured(monkeypatch, 0.001, (0.0, 0.005))[0] == [LOOKS[0]]
+
+
+def test_base_and_now_differ_as_the_pairs_do_whatever_mood_the_machine_was_in() -> None:
+    rng = np.random.default_rng(1)
+    pairs = []
+    for number in range(LOOKS[0]):
+        # most of base's medians fell into the slow mood, most of head's into the fast one: turns told them equal
+        slow_base, slow_head = (1.4, 1.0) if number % 3 else (1.4, 1.4)
+        ratio = float(np.exp(rng.normal(0.0, 0.004)))
+        pairs.append(TimedPair(ratio, slow_base, slow_head * ratio))
+    timed = Timed(
+        Subject("s", "onnxruntime"), {"latency": 0.03}, lambda order: pairs[0], orders(LOOKS[-1], 0), pairs
+    )
+    (line,) = timed.lines()
+    assert line.base.value and line.head.value and line.change.value is not None
+    assert line.verdict == "SAME"
+    assert abs(line.head.value / line.base.value - 1 - line.change.value) < 1e-9
+    assert 1.0 < line.base.value < 1.4
