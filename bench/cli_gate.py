@@ -84,6 +84,7 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
     """
     from bench.gate import check
     from bench.gate.thresholds import read_settings, thresholds
+    from bench.measure.feeding import Feeding, parse
     from bench.progress import Progress
     from reports import gate as report
     from reports.limits import parse_quantity
@@ -103,6 +104,8 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
             f"--write would replace the baseline {against}", todo="Give the report another name"
         )
     wanted = thresholds((*metrics, *more), settings)
+    if settings.preprocess and rest["feeding"] == Feeding():
+        rest["feeding"] = parse(preprocess=settings.preprocess)
     own = {
         "data": rest["data"] or settings.data,
         "budget": parse_quantity(budget, "latency", "the budget") / 1e3,

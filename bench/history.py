@@ -80,7 +80,7 @@ def machine_of(environment: Json) -> str:
 
 
 def add(path: Path, source: Source, commit: str, time: str) -> int:
-    """Append a side's numbers; how many subjects. What is there already of that commit, subject and artifact is not added again.
+    """Append a side's numbers; how many subjects. The same numbers of a commit, subject and artifact are not added again.
 
     Raises:
         UsageError: it has no numbers.
@@ -88,14 +88,7 @@ def add(path: Path, source: Source, commit: str, time: str) -> int:
     """
     from bench.store import explain_disk_errors
 
-    known = (
-        {
-            (r["commit"], json.dumps(r["subject"], sort_keys=True), r["machine"], r["artifact"])
-            for r in read(path)[0]
-        }
-        if path.exists()
-        else set()
-    )
+    known = {_same(record) for record in read(path)[0]} if path.exists() else set()
     machine, lines = machine_of(source.machine), []
     for subject, side in source.sides.items():
         keys = [
@@ -113,10 +106,7 @@ def add(path: Path, source: Source, commit: str, time: str) -> int:
             "artifact": side.artifact.sha256[:12],
             "numbers": {key: side.numbers[key].to_json() for key in keys},
         }
-        if (
-            not keys
-            or (commit, json.dumps(record["subject"], sort_keys=True), machine, record["artifact"]) in known
-        ):
+        if not keys or _same(record) in known:
             continue
         body = json.dumps(record, separators=(",", ":"))[:-1].encode()
         lines.append(body + SUM + _sum(body) + b'"}\n')
@@ -132,6 +122,12 @@ def add(path: Path, source: Source, commit: str, time: str) -> int:
         file.flush()
         os.fsync(file.fileno())
     return len(lines)
+
+
+def _same(record: Json) -> str:
+    """What two records of one session have in common, and those of two sessions have not."""
+    keys = ("commit", "subject", "machine", "artifact", "numbers")
+    return json.dumps([record[key] for key in keys], sort_keys=True)
 
 
 def read(path: Path) -> tuple[list[Json], list[tuple[int, str]]]:

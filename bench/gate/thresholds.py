@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import ConfigError, UsageError, nearest
+from bench.measure.feeding import PRESETS
 from hardware_profiles.load import read_toml
 
 
@@ -105,6 +106,7 @@ class Settings:
     subject: str = ""
     build: str = ""
     data: str = ""
+    preprocess: str = ""
     history: str = ""
     metrics: tuple[str, ...] = ()
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -132,14 +134,19 @@ def _settings(part: Any, path: Path) -> Settings:
     where = f"[tool.edgefit.gate] of {path}"
     if not isinstance(part, dict):
         raise ConfigError(f"{where} is no table")
-    names = ("baseline", "subject", "build", "data", "history")
+    names = ("baseline", "subject", "build", "data", "preprocess", "history")
     for key in part:
         if key not in (*names, "metrics", "variants"):
-            raise ConfigError(f"{where} has no {key!r}", todo=nearest(key, (*names, "metrics", "variants")))
+            known = (*names, "metrics", "variants")
+            raise ConfigError(f"{where} has no {key!r}", f"known: {', '.join(known)}", nearest(key, known))
     texts = {name: part.get(name, "") for name in names}
     for name, value in texts.items():
         if not isinstance(value, str):
             raise ConfigError(f"{name} in {where} must be a text", repr(value))
+    if texts["preprocess"] and texts["preprocess"] not in PRESETS:
+        raise ConfigError(
+            f"preprocess in {where} is unknown", texts["preprocess"], f"Known: {', '.join(PRESETS)}"
+        )
     variants = part.get("variants", {})
     if not isinstance(variants, dict) or not all(
         isinstance(v, dict) and set(v) <= {"metrics"} for v in variants.values()

@@ -96,6 +96,18 @@ def test_a_file_that_is_the_same_passes_and_everything_is_written(tmp_path: Path
     )
 
 
+def test_settings_say_how_images_are_fed(tmp_path: Path) -> None:
+    classifier(tmp_path / "a.onnx")
+    classifier(tmp_path / "b.onnx", wrong=2)
+    settings = '[tool.edgefit.gate]\ndata = "digits"\nmetrics = ["accuracy:0.5pt"]\n'
+    (tmp_path / "pyproject.toml").write_text(settings + 'preprocess = "unit"\n')
+    done = bench("gate", "b.onnx", "--baseline", "a.onnx", cwd=tmp_path)
+    assert done.returncode == 4 and "REGRESSED" in done.stdout, done.stderr
+    (tmp_path / "pyproject.toml").write_text(settings + 'preprocess = "imagnet"\n')
+    wrong = bench("gate", "b.onnx", "--baseline", "a.onnx", cwd=tmp_path)
+    assert wrong.returncode == 2 and "imagenet" in wrong.stderr
+
+
 def test_a_description_of_another_file_is_not_believed(tmp_path: Path) -> None:
     from bench.measure.artifact import describe_file
     from bench.types import to_json

@@ -61,7 +61,8 @@ def test_the_same_result_is_kept_once_and_another_artifact_beside_it(tmp_path: P
     path = tmp_path / "h.jsonl"
     assert [history.add(path, source(5.0), "c", day(0)) for _ in range(2)] == [1, 0]
     assert history.add(path, source(5.5, digest="b" * 64), "c", day(0)) == 1
-    assert len(history.read(path)[0]) == 2
+    assert history.add(path, source(5.1), "c", day(0)) == 1  # another session at the same commit
+    assert len(history.read(path)[0]) == 3
 
 
 def test_two_branches_merge_line_by_line(tmp_path: Path) -> None:
