@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def history() -> None:
 @history.command("add")
 @click.argument("sources", nargs=-1, required=True, metavar="RUN|FILE|JSON...")
 @_file
-@click.option("--commit", default="HEAD", show_default=True, help="The commit whose results these are.")
+@click.option(
+    "--commit", default="", help="Whose results these are; else the commit a run was made at, else HEAD."
+)
 @click.option("--runtime", default="", help="Only this runtime; for a file, the one that takes it.")
 @click.option("--data", default="", help="Images for the accuracy of files.")
 def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtime: str, data: str) -> int:
@@ -64,17 +67,22 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
     from bench.gate import check, revisions
     from bench.progress import Progress
 
-    place = place_of(path)
-    name = revisions.commit_of(Path.cwd(), commit)
-    time = revisions.time_of(Path.cwd(), name)
+    place, here = place_of(path), Path.cwd()
+    head = revisions.commit_of(here, commit or "HEAD")
     options = check.Options(runtime=runtime, data=data)
-    added = 0
+    said: list[str] = []
     with Progress(console()) as progress:
         for text in sources:
             source = check.complete(check.open_source(text, options), data, options, progress)
-            added += store.add(place, source, name, time)
+            name = head
+            if source.commit and not commit:
+                with contextlib.suppress(errors.EdgefitError):  # a run of another repository
+                    name = revisions.commit_of(here, source.commit)
+            new = store.add(place, source, name, revisions.time_of(here, name))
+            said.append(f"{new} results of {text} added at {name[:9]}" + ("" if new else "; they were there"))
         trends.to_document(place, (), "*", 1)  # finds what changed now, so that `show` need not
-    say(f"{place}: {added} results of {name[:9]} added" + ("" if added else "; they were there"))
+    for line in said:
+        say(f"{place}: {line}")
     return errors.EXIT_DONE
 
 

@@ -321,8 +321,8 @@ def _advice(
         )
     if bounds["launch"] > 0.5:
         advice.append(
-            f"launch-bound: {bounds['launch']:.0%} goes to starting {len(ops)} kernels; fewer layers or a larger batch help, "
-            "narrower layers and INT8 hardly"
+            f"launch-bound: {bounds['launch']:.0%} goes to starting {len(ops)} kernels; fewer layers or a larger batch help more "
+            "than narrower layers"
         )
     overflow = float(times[:, TERMS.index("overflow")].sum()) / whole
     if overflow > 0.1:

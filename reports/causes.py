@@ -57,7 +57,7 @@ def causes(row: Row, base: Row, facts: Json, before: Json) -> list[str]:
     said += graph_causes(facts, before, precision, latency, NOTICEABLE)
     before_ms = base.metrics["latency_ms"].value
     values = [v for v in (latency.value, before_ms) if v is not None]
-    if not any(s.endswith(CALLING) for s in said) and len(values) == 2 and min(values) < SHORT_MS:
+    if not any(s.endswith(CALLING) for s in said) and len(values) == 2 and max(values) < SHORT_MS:
         said.append(f"calls this short (under {SHORT_MS} ms) are mostly overhead")
     return said
 

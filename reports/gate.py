@@ -119,17 +119,7 @@ def _method(document: Json) -> list[str]:
         found.append(
             f"{text.listed(list(dict.fromkeys(line['metric'] for line in own)))}: {MODES[mode]}{more}"
         )
-    for line in document["lines"]:
-        if line["verdict"] in ("INCONCLUSIVE", "FAILED"):
-            seen = line["smallest"]
-            least = (
-                f"; a change of {seen * 100:.2g}{'%' if line['metric'] != 'accuracy' else 'pt'} would have been seen"
-                if seen
-                else ""
-            )
-            found.append(
-                f"{line['subject']}, {line['metric']}: {line['note'] or 'the interval reaches beyond the limit'}{least}"
-            )
+    found += _unanswered(document["lines"])
     for key, words in (("only_base", "only in the base"), ("only_head", "new")):
         if document[key]:
             found.append(
@@ -137,6 +127,27 @@ def _method(document: Json) -> list[str]:
                 + (f" and {len(document[key]) - 8} more" if len(document[key]) > 8 else "")
             )
     return [*found, *document["notes"]]
+
+
+def _unanswered(lines: Sequence[Json]) -> list[str]:
+    """Why some lines have no answer; what is said of many lines is said once."""
+    said: dict[str, list[Json]] = {}
+    for line in lines:
+        if line["verdict"] in ("INCONCLUSIVE", "FAILED"):
+            seen, unit = line["smallest"], "pt" if line["metric"] == "accuracy" else "%"
+            shown = f"{seen * 100:{'.2g' if seen < 0.1 else '.0f'}}{unit}" if seen else ""
+            least = f"; a change of {shown} would have been seen" if seen else ""
+            why = f"{line['note'] or 'the interval reaches beyond the limit'}{least}"
+            said.setdefault(why, []).append(line)
+    found = []
+    for why, some in said.items():
+        if len(some) <= SINGLY:
+            found += [f"{line['subject']}, {line['metric']}: {why}" for line in some]
+        else:
+            metrics = text.listed(list(dict.fromkeys(line["metric"] for line in some)))
+            subjects = text.plural(len({line["subject"] for line in some}), "subject")
+            found.append(f"{metrics} of {subjects}: {why}")
+    return found
 
 
 def _rows(document: Json) -> Iterator[tuple[str, ...]]:
@@ -154,6 +165,8 @@ def _rows(document: Json) -> Iterator[tuple[str, ...]]:
         )
 
 
+SINGLY = 3
+"""So many lines that say the same are named one by one."""
 WIDE = 100
 RIGHT = ("base", "now", "limit")
 HEADS = ("what", "metric", "base", "now", "change", "limit", "mode", "verdict")

@@ -67,8 +67,8 @@ MOST_ADVICE = 6
 
 def predicted_lines(items: Sequence[Row]) -> list[str]:
     """What a run's predictions stand on, and what would make its variants faster; each sentence once."""
-    lines: list[str] = []
-    advice: dict[str, tuple[str, list[str]]] = {}
+    bases: dict[tuple[str, str], list[str]] = {}
+    advice: dict[str, list[tuple[str, str]]] = {}
     for row in items:
         found = row.record.get("prediction")
         if not found:
@@ -76,13 +76,20 @@ def predicted_lines(items: Sequence[Row]) -> list[str]:
         basis = (row.metrics["latency_ms"].method or "").rpartition("; ")[2]
         where = f"{row.cell.runtime} on {row.cell.host}"
         todo = f"; to measure: {row.remedy}" if row.remedy else ""
-        lines.append(f"{where}, {'INT8' if row.cell.precision == 'int8' else 'float'}: from {basis}{todo}")
+        bases.setdefault((where, f"from {basis}{todo}"), []).append(row.cell.precision.upper())
         for said in found["advice"]:  # sentences that differ in their figures only are told once
             alike = re.sub(r"[\d.]+", "#", f"{where}: {said}")
-            advice.setdefault(alike, (f"on {where}: {said}", []))[1].append(row.cell.variant)
-    told = [f"{_names(names)} {said}" for said, names in advice.values()]
+            advice.setdefault(alike, []).append((row.cell.variant, f"on {where}: {said}"))
+    lines = [
+        f"{where}, {' and '.join(dict.fromkeys(some))}: {basis}" for (where, basis), some in bases.items()
+    ]
+    told = []
+    for alike_ones in advice.values():
+        names, said = [name for name, _ in alike_ones], alike_ones[0][1]
+        of = f" (figures of {names[0]})" if len({s for _, s in alike_ones}) > 1 else ""
+        told.append(f"{_names(names)} {said}{of}")
     more = [f"and {len(told) - MOST_ADVICE} more, in --format json"] if len(told) > MOST_ADVICE else []
-    return [*dict.fromkeys(lines), *told[:MOST_ADVICE], *more]
+    return [*lines, *told[:MOST_ADVICE], *more]
 
 
 def _names(names: Sequence[str]) -> str:

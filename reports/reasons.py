@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from reports import rows as model
 from reports import text
-from reports.choose import Choice
+from reports.choose import SAME_SIZE, Choice
 from reports.limits import METRICS, Metric, percent
 from reports.objective import Candidate
 from reports.rows import Row
@@ -72,8 +72,11 @@ def _verdict(choice: Choice) -> str:
     single = len(choice.objective.terms) == 1
     goal = choice.objective.words if single else f"balance of {choice.objective.words}"
     if tied:
+        size = METRICS["size"]
+        own = choice.judge.value(choice.chosen, size) or 0.0
+        alike = any((choice.judge.value(c, size) or math.inf) <= own * (1 + SAME_SIZE) for c in choice.tied)
         return (
-            f"{chosen} is the smallest of {len(choice.tied) + 1} whose {worst}{goal} cannot be told from the best "
+            f"{chosen} is {'among ' if alike else ''}the smallest of {len(choice.tied) + 1} whose {worst}{goal} cannot be told from the best "
             f"({values}); tied: {tied}. They are among the {counted}"
         )
     return f"{chosen} has the best {worst}{goal} ({values}) of the {counted}"

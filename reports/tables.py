@@ -69,7 +69,7 @@ def verdict_lines(run: RunData, items: list[Row], found: list[Verdict]) -> list[
 
 def legend() -> list[str]:
     """What the marks, the intervals and the accuracy are."""
-    return [text.LEGEND, text.INTERVAL_NOTE, text.SPLIT_NOTE]
+    return [text.LEGEND, text.INTERVAL_NOTE, verdicts.RULE, text.SPLIT_NOTE]
 
 
 # ---------------------------------------------------------------- Markdown

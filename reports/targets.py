@@ -117,10 +117,12 @@ def _pick_host(
 def elsewhere(
     target: Target, run: RunData, runtime: str | None, items: list[Row] | None
 ) -> list[tuple[Row, tuple[str, ...]]]:
-    """What failed or was skipped on the run's other hosts: nobody should wonder where a device has gone."""
+    """What failed or was skipped on the run's target, where another host is compared: nobody should wonder where it has gone."""
     rows = model.rows(run) if items is None else items
     return [
         (r, (f"{r.status}: {r.reason or 'no reason recorded'}",))
         for r in rows
-        if r.status != "ok" and r.cell.host != target.host and runtime in (None, r.cell.runtime)
+        if r.status != "ok"
+        and r.cell.host == target.wanted != target.host
+        and runtime in (None, r.cell.runtime)
     ]

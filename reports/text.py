@@ -10,7 +10,7 @@ MARKS = {"measured": "", "estimated": "~", "predicted": "*"}
 MISSING = "–"
 LEGEND = (
     "No mark: measured on that machine; ~ estimated by a model of this machine; "
-    "* predicted, the device was not there (latency with a 90% interval, memory and energy with bounds); – missing, with its reason under Missing."
+    "* predicted, the device was not there (latency with a 90% interval, memory and energy with bounds); ×÷2: from half to twice the value; – missing, with its reason under Missing."
 )
 INTERVAL_NOTE = (
     'Intervals of what is measured are 95%. Those of latency and of "faster" say where another run falls if several processes were '
@@ -74,6 +74,8 @@ def plus_minus(quantity: Quantity, scale: float = 1.0, digits: int | None = None
     if quantity.value is None:
         return MISSING
     half = half_width(quantity)
+    if digits is None and (factor := _factor(quantity, half)):
+        return f"{mark(quantity)}{number(quantity.value * scale, quantity.value * scale / 2)}{factor}"
     value = quantity.value * scale
     places = decimals(value, None if half is None else half * scale) if digits is None else digits
     shown = f"{mark(quantity)}{value:{sign}.{places}f}"
@@ -83,11 +85,21 @@ def plus_minus(quantity: Quantity, scale: float = 1.0, digits: int | None = None
     return f"{shown}±{arm:.{places}f}"
 
 
+def _factor(quantity: Quantity, half: float | None) -> str:
+    """``×÷2.2``: the arm of a prediction's wide interval, as a factor rounded up; an arm of ± would reach below 0."""
+    value, low, high = quantity.value or 0.0, quantity.low or 0.0, quantity.high or 0.0
+    if quantity.provenance != "predicted" or half is None or low <= 0 or value <= 0 or half < 0.5 * value:
+        return ""
+    return f"×÷{math.ceil(10 * max(high / value, value / low) - 1e-9) / 10:g}"
+
+
 def percent_arm(quantity: Quantity) -> str:
     """``~0.412±1%``: as :func:`plus_minus`, with the arm as a whole percentage of the value, rounded up."""
     half = half_width(quantity)
     if quantity.value is None or half is None or quantity.value <= 0:
         return plus_minus(quantity)
+    if factor := _factor(quantity, half):
+        return f"{mark(quantity)}{number(quantity.value, quantity.value / 2)}{factor}"
     share = max(1, math.ceil(100 * half / quantity.value - 1e-9))  # never ±0%
     return f"{mark(quantity)}{number(quantity.value, half)}±{share}%"
 

@@ -28,6 +28,11 @@ the variation inside one process only, and on a shared machine the next process 
 GATE = 0.03
 """Less than this is called equal also where the intervals cover the differences between processes."""
 
+RULE = (
+    f"Latencies count as different where the interval of their ratio excludes 1 and they differ by more than {GATE:.0%} "
+    f"(several processes timed) or {NOISE:.0%} (one)."
+)
+
 SIZES = 0.005
 """Sizes that differ by less than this share are called the same."""
 

@@ -246,7 +246,7 @@ def _card(
         machine=_machine(machine),
         test=counts.get("test", "?"), validation=counts.get("validation", "?"),
         steps=_steps(run, chosen.variant),
-        data=data["spec"], counts=", ".join(f"{n} {split}" for split, n in counts.items()),
+        data=data["spec"], seed=run.manifest.get("seed", 0), counts=", ".join(f"{n} {split}" for split, n in counts.items()),
         images=IMAGES,
         limits=_limits(row),
     ))  # fmt: skip
@@ -281,7 +281,11 @@ def _steps(run: RunData, variant: str) -> list[str]:
         record = run.variants[name]
         step = {k: v for k, v in (record.get("step") or {}).items() if v not in (None, "", [], {}, False)}
         kind = step.pop("kind", "made")
-        told = ", ".join(f"{k} {v}" for k, v in step.items() if not isinstance(v, (dict, list)))
+        teachers, training = step.pop("teacher", []), step.get("training") or {}
+        said = [f"teacher {' and '.join(teachers)}"] if teachers else []
+        said += [f"{training['epochs']} epochs"] if kind in ("train", "distill", "qat") and training else []
+        said += [f"{k} {v}" for k, v in step.items() if not isinstance(v, (dict, list))]
+        told = ", ".join(said)
         found.append(f"`{name}`: {kind}" + (f" ({told})" if told else ""))
         name = record.get("parent")
     return found[::-1]

@@ -17,6 +17,7 @@ from bench.gate.sides import Answers, Side, Source, Subject, from_file, from_run
 from bench.gate.thresholds import METRICS, Settings, Thresholds
 from bench.measure import environment
 from bench.measure.feeding import Feeding
+from bench.runtimes import SUFFIXES
 from bench.types import Json, Notify, Quantity
 
 GIT = "git:"
@@ -72,7 +73,7 @@ def open_source(
     path = Path(text)
     if path.suffix == ".json":
         return baseline.read(path)
-    if path.is_file() or (path.suffix and not path.is_dir() and "/" in text):
+    if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         return _file(path, options, name)
     return from_run(read_run(find_run(text)), options.runtime)
 

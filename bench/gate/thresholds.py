@@ -74,8 +74,9 @@ def parse(text: str) -> tuple[str, float]:
         unit = "percent of the base, such as 3%" if metric.relative else "points, such as 0.5pt"
         raise UsageError(f"the threshold for {name} is in {unit}", text)
     value = float(found["number"]) * _UNITS[found["unit"]]
-    if not 0.0 < value < 1.0:
-        raise UsageError(f"the threshold for {name} must lie between 0 and 100", text)
+    if value >= 1.0 or (value == 0.0 and name != "size"):  # only a size is known exactly
+        least = "from 0" if name == "size" else "above 0"
+        raise UsageError(f"the threshold for {name} must be {least} and below 100{found['unit']}", text)
     return name, value
 
 

@@ -120,6 +120,11 @@ def test_a_description_of_another_file_is_not_believed(tmp_path: Path) -> None:
     assert done.returncode == 2 and "b.onnx.json describes another file" in done.stderr
 
 
+def test_a_file_that_is_not_there_is_no_run(tmp_path: Path) -> None:
+    done = bench("gate", "m.onnx", "--baseline", "a.onnx", "--metric", "size:1%", cwd=tmp_path)
+    assert done.returncode == 2 and "There is no file m.onnx" in done.stderr
+
+
 def test_a_report_does_not_replace_the_baseline(tmp_path: Path) -> None:
     (tmp_path / "gate.json").write_text("{}")
     done = bench(
@@ -340,7 +345,7 @@ def test_results_are_kept_per_commit_and_shown_and_plotted(stored: Path, tmp_pat
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
     added = bench("history", "add", "gate.json", cwd=tmp_path)
-    assert added.returncode == 0 and "1 results of" in added.stderr, added.stderr
+    assert added.returncode == 0 and "1 results of gate.json added" in added.stderr, added.stderr
     shown = bench("history", "show", cwd=tmp_path)
     assert shown.returncode == 0 and "m on onnxruntime" in shown.stdout and "latency" in shown.stdout
     plotted = bench("history", "plot", cwd=tmp_path)

@@ -18,6 +18,7 @@ from tests.fixtures import FakeRun, example_run
 sync = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install 'edgefit[browser]'"
 )
+sync.expect.set_options(timeout=60_000)  # a busy machine draws late; nothing here is about how late
 ROW = "#tradeoff tbody tr:not(.group):not([hidden])"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import struct
 from collections import Counter
 from pathlib import Path
@@ -253,7 +254,15 @@ def test_it_learns_from_another_teacher(
     assert own.history[0]["train_loss"] < other.history[0]["train_loss"]
 
 
-@pytest.mark.parametrize(("scheme", "limit", "net"), [("s8s8", 127, "mobile"), ("u8s8-7bit", 64, "residual")])
+LONG = pytest.mark.skipif(
+    "EDGEFIT_LONG_TESTS" not in os.environ, reason="takes 20 s; set EDGEFIT_LONG_TESTS=1"
+)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "limit", "net"),
+    [pytest.param("s8s8", 127, "mobile", marks=LONG), ("u8s8-7bit", 64, "residual")],
+)
 def test_other_schemes_ship_what_was_trained(
     scheme: str, limit: int, net: str, residual: Path, mobile: Path, digits: Dataset, tmp_path: Path
 ) -> None:

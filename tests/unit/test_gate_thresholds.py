@@ -29,8 +29,8 @@ def test_thresholds_are_read(text: str, name: str, value: float) -> None:
         ("latncy:3%", "Did you mean latency"),
         ("latency:3", "no threshold"),
         ("latency:-3%", "no threshold"),
-        ("latency:0%", "between 0 and 100"),
-        ("latency:100%", "between 0 and 100"),
+        ("latency:0%", "above 0 and below 100%"),
+        ("latency:100%", "above 0 and below 100%"),
         ("latency:0.5pt", "in percent of the base"),
         ("accuracy:1%", "in points"),
         ("latency:nan%", "no threshold"),
@@ -100,3 +100,9 @@ def test_settings_of_the_nearest_project_are_read(tmp_path: Path) -> None:
 def test_what_a_project_cannot_say_is_a_clear_error(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         read_settings(_project(tmp_path, text))
+
+
+def test_a_size_may_be_asked_not_to_grow_at_all() -> None:
+    assert parse("size:0%") == ("size", 0.0)
+    with pytest.raises(UsageError, match="above 0"):
+        parse("accuracy:0pt")

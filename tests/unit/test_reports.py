@@ -282,6 +282,15 @@ def test_plus_minus_never_looks_sharper_than_the_interval(value: float, share: f
     assert int(percent.split("±")[1].rstrip("%")) >= 100 * share * (1 - 1e-6) - 1e-6
 
 
+@given(st.floats(1e-3, 1e3), st.floats(1.6, 30.0), st.floats(1.1, 30.0))
+def test_a_wide_prediction_has_a_factor_that_holds_its_interval(value: float, up: float, down: float) -> None:
+    quantity = Quantity(value, "ms", value / down, value * up, None, "predicted")
+    for shown in (text.plus_minus(quantity), text.percent_arm(quantity)):
+        number, factor = shown.removeprefix("*").split("×÷")
+        assert float(factor) >= max(up, down) * (1 - 1e-6)
+        assert float(number) == pytest.approx(value, rel=0.06)
+
+
 @given(st.floats(0, 1e13))
 def test_sizes_read_back(value: float) -> None:
     shown, unit = text.size(Quantity(value, "B")).split(" ")
