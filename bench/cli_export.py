@@ -105,9 +105,8 @@ def _deploy(path: Path, host: str, output: Path, licence: str, data_licence: str
         click.echo(
             f"{output}: {chosen.variant} for {chosen.runtime}, {len(names)} files. There: pip install -r requirements.txt && python verify.py"
         )
-        card = (output / folder.CARD).read_text(encoding="utf-8")
-        if "not tried here" in card:
-            click.echo(f"It was not run with {chosen.runtime}, which is not here: see {folder.CARD}.")
+        if chosen.runtime not in folder.REQUIREMENTS:
+            click.echo(f"Its example and its check run the file with another runtime: see {folder.CARD}.")
     return errors.EXIT_DONE
 
 
