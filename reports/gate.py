@@ -18,7 +18,8 @@ MEANING = {
     "REGRESSED": "worse by more than the limit, beyond chance",
     "IMPROVED": "better by more than the limit, beyond chance",
     "SAME": "the whole interval is inside the limit",
-    "INCONCLUSIVE": "neither can be said",
+    "NOT WORSE": "the interval excludes worse by more than the limit, and not that it is better",
+    "INCONCLUSIVE": "too little is known to say",
     "FAILED": "it could not be measured",
 }
 MODES = {
@@ -32,6 +33,7 @@ STYLES = {
     "FAILED": "bold red",
     "IMPROVED": "green",
     "SAME": "green",
+    "NOT WORSE": "green",
     "INCONCLUSIVE": "yellow",
 }
 SUFFIXES = (".md", ".xml", ".json")
@@ -210,7 +212,14 @@ def markdown(document: Json) -> str:
     def row(cells: Sequence[str]) -> str:
         return "| " + " | ".join(c.replace("|", "\\|").replace("[", "\\[") for c in cells) + " |"
 
-    marks = {"REGRESSED": "🔴 ", "FAILED": "🔴 ", "INCONCLUSIVE": "🟡 ", "IMPROVED": "🟢 ", "SAME": "⚪ "}
+    marks = {
+        "REGRESSED": "🔴 ",
+        "FAILED": "🔴 ",
+        "INCONCLUSIVE": "🟡 ",
+        "IMPROVED": "🟢 ",
+        "SAME": "⚪ ",
+        "NOT WORSE": "⚪ ",
+    }
     titles = (f"`{document[side]['title']}`" for side in ("head", "base"))
     lines = [
         f"### edgefit: {document['verdict']}",

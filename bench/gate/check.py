@@ -132,6 +132,12 @@ def _file(path: Path, options: Options, name: str) -> Source:
 
 
 def check(base: Source, head: Source, wanted: Thresholds, options: Options, notify: Notify) -> Checked:
+    """The gate: did anything get worse? See :func:`compare`, and :func:`bench.gate.lines.one_sided` for its answer."""
+    found = compare(base, head, wanted, options, notify)
+    return replace(found, lines=tuple(lines.one_sided(found.lines)))
+
+
+def compare(base: Source, head: Source, wanted: Thresholds, options: Options, notify: Notify) -> Checked:
     """Judge every metric of every subject that both sides have.
 
     Raises:
@@ -164,7 +170,9 @@ def check(base: Source, head: Source, wanted: Thresholds, options: Options, noti
             )
             rest = {m: g for m, g in gates.items() if m not in by_pairs}
             found += _recorded({subject: rest} if rest else {}, base, head, options, notes, notify)
+        started = time.monotonic()
         found += pairwise.measure(timed, found, options.budget, notify)
+        notes += _overrun(time.monotonic() - started, options.budget) if timed else []
     _require_known(found, wanted)
     order = {s: i for i, s in enumerate(both)}
     names = list(METRICS)
@@ -172,6 +180,16 @@ def check(base: Source, head: Source, wanted: Thresholds, options: Options, noti
     pairs = {one.subject.label: one.raw() for one in timed}
     seconds = time.monotonic() - start
     return Checked(tuple(judged), tuple(only_base), tuple(only_head), tuple(notes), seconds, pairs)
+
+
+def _overrun(took: float, budget: float) -> list[str]:
+    """Why it took longer than was asked for."""
+    first = pairwise.LOOKS[0]
+    return (
+        [f"the budget of {budget:.0f} s was too short for {first} pairs, and fewer tell nothing"]
+        if took > 1.1 * budget
+        else []
+    )
 
 
 def _both_here(base: Side, head: Side) -> bool:

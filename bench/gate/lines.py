@@ -17,6 +17,7 @@ from reports.rows import weakest
 
 Mode = Literal["paired", "recorded", "exact", "answers"]
 FAILED: Literal["FAILED"] = "FAILED"
+NOT_WORSE: Literal["NOT WORSE"] = "NOT WORSE"
 SESSION = 0.05
 """Relative deviation between sessions that is assumed where no history tells it. Of a small model on an idle two-core VM, medians of runs hours apart differ by about so much."""
 
@@ -37,10 +38,16 @@ class Line:
     base: Quantity
     head: Quantity
     change: Quantity
-    verdict: Verdict | Literal["FAILED"]
+    verdict: Verdict | Literal["NOT WORSE", "FAILED"]
     p: float | None = None
     smallest: float | None = None
     note: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Could more samples still change what a gate says: pass or fail, or that it got better?"""
+        beyond = abs(self.change.value or 0.0) > self.gate
+        return self.verdict == "INCONCLUSIVE" or (self.verdict == NOT_WORSE and beyond)
 
 
 @dataclass(frozen=True)
@@ -271,3 +278,24 @@ def together(lines: Sequence[Line], alpha: float = ALPHA) -> list[Line]:
         else line
         for i, line in enumerate(lines)
     ]
+
+
+def one_sided(lines: Sequence[Line]) -> list[Line]:
+    """What a gate asks: is it worse? An INCONCLUSIVE line whose interval ends inside the limit on the worse side is NOT WORSE.
+
+    A test of non-inferiority by an interval (Committee for Proprietary Medicinal Products, *Points to consider on switching between
+    superiority and non-inferiority*, Br. J. Clin. Pharmacol. 52, 2001). A program that is worse by more than the limit passes
+    no more often than its interval fails to cover; like SAME it needs no care for the number of lines.
+    """
+    return [
+        replace(line, verdict=NOT_WORSE, note="")
+        if line.verdict == "INCONCLUSIVE" and _worst(line) <= line.gate
+        else line
+        for line in lines
+    ]
+
+
+def _worst(line: Line) -> float:
+    """How much worse the metric may have got, by its interval; infinite where nothing is known."""
+    end = line.change.high if METRICS[line.metric].less else line.change.low
+    return math.inf if end is None else end if METRICS[line.metric].less else -end

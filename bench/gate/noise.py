@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.gate.looks import ALPHA, LOOKS, judge
+from bench.gate.lines import one_sided, paired, together
+from bench.gate.looks import LOOKS, judge
+from bench.gate.sides import Subject
 from bench.measure.paired import GATE
+from bench.types import Quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,13 +149,17 @@ class Tally:
     others: dict[str, int]
 
 
+SUBJECT = Subject("simulated", "onnxruntime")
+SIDE = Quantity.missing("only ratios are simulated")
+
+
 def check(ratios: NDArray[np.float64], gate: float = GATE) -> tuple[str, int]:
     """The verdict of a check that is fed these pairs and stops when it knows, and after how many."""
     for looks in LOOKS:
-        found = judge(list(ratios[:looks]), gate)
-        stands = found.verdict == "SAME" or (found.verdict != "INCONCLUSIVE" and found.p <= ALPHA)
-        if stands or looks == LOOKS[-1]:
-            return found.verdict if stands else "INCONCLUSIVE", looks
+        judged = judge(list(ratios[:looks]), gate)
+        [line] = one_sided(together([paired(SUBJECT, "latency", gate, judged, (SIDE, SIDE))]))
+        if not line.open or looks == LOOKS[-1]:
+            return line.verdict, looks
     raise AssertionError("LOOKS is empty")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.errors import EdgefitError
-from bench.gate.lines import FAILED, Line, paired, together
+from bench.gate.lines import FAILED, Line, one_sided, paired, together
 from bench.gate.looks import LOOKS, judge
 from bench.gate.sides import Side, Subject
 from bench.hosts import open_host
@@ -150,9 +150,5 @@ def _open(one: Timed, timed: Sequence[Timed], others: Sequence[Line]) -> bool:
     """Could more pairs of this subject still answer something?"""
     if not one.pairs:
         return True
-    judged = together([*others, *(line for t in timed for line in t.lines())])
-    return any(
-        line.verdict == "INCONCLUSIVE"
-        for line in judged
-        if line.subject == one.subject and line.mode == "paired"
-    )
+    judged = one_sided(together([*others, *(line for t in timed for line in t.lines())]))
+    return any(line.open for line in judged if line.subject == one.subject and line.mode == "paired")

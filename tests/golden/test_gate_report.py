@@ -32,7 +32,7 @@ def line(
     verdict: str,
     **more: object,
 ) -> Line:
-    gates = {"latency": 0.03, "accuracy": 0.005, "size": 0.01, "memory": 0.05}
+    gates = {"latency": 0.03, "accuracy": 0.005, "size": 0.01, "memory": 0.05, "throughput": 0.03}
     return Line(
         Subject(name, "onnxruntime", 8 if "8" in name else 1),
         metric,
@@ -55,6 +55,7 @@ def document() -> Json:
         line("teacher", "accuracy", "answers", q(0.871, unit="fraction"), q(0.868, unit="fraction"), q(-0.003, -0.012, 0.006, "points", 359), "INCONCLUSIVE",
              p=0.5, smallest=0.018, note="5 of 359 images have another outcome; 0.5 points want about 4,368 images"),
         line("student|8", "latency", "recorded", q(0.8123), q(0.7), q(-0.138, -0.2, -0.07, "ratio"), "IMPROVED", p=0.001, smallest=0.05, note="4 sessions differ by 1.1%"),
+        line("student|8", "throughput", "paired", q(1200.0, unit="images/s"), q(1230.0, unit="images/s"), q(0.025, -0.01, 0.08, "ratio", 12), "NOT WORSE", p=0.1, smallest=0.06),
         line("student|8", "memory", "paired", none, none, none, "FAILED", note="the worker crashed (signal 11)"),
     )  # fmt: skip
     checked = Checked(
@@ -86,10 +87,10 @@ def test_the_document(document: Json) -> None:
 def test_junit_has_a_case_for_each_line_and_its_kind(document: Json) -> None:
     suite = ElementTree.fromstring(gate.junit(document))
     assert suite.attrib | {"time": ""} == {
-        "name": "edgefit gate", "tests": "5", "failures": "1", "errors": "1", "skipped": "1", "time": "",
+        "name": "edgefit gate", "tests": "6", "failures": "1", "errors": "1", "skipped": "1", "time": "",
     }  # fmt: skip
     kinds = [[child.tag for child in case if child.tag != "system-out"] for case in suite]
-    assert kinds == [["failure"], [], ["skipped"], [], ["error"]]
+    assert kinds == [["failure"], [], ["skipped"], [], [], ["error"]]
     failure = suite[0].find("failure")
     assert failure is not None and "+5.1% [+4.1, +6.2]" in failure.attrib["message"]
 
@@ -113,6 +114,7 @@ def test_files_by_their_names(document: Json, tmp_path: Path) -> None:
     ("verdicts", "whole"),
     [
         (["SAME", "IMPROVED"], "PASSED"),
+        (["SAME", "NOT WORSE"], "PASSED"),
         (["SAME", "INCONCLUSIVE"], "INCONCLUSIVE"),
         (["REGRESSED", "INCONCLUSIVE"], "REGRESSED"),
         (["REGRESSED", "FAILED"], "FAILED"),

@@ -149,6 +149,29 @@ def test_not_known_may_be_allowed_but_worse_never() -> None:
     assert check.exit_code(Checked((_line(0.0, "REGRESSED"),)), allow_inconclusive=True) == 4
 
 
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "verdict"),
+    [
+        ("latency", -0.137, 0.004, "NOT WORSE"), ("latency", -0.137, 0.031, "INCONCLUSIVE"),
+        ("throughput", -0.02, 0.15, "NOT WORSE"), ("throughput", -0.15, 0.02, "INCONCLUSIVE"),
+        ("accuracy", -0.004, 0.02, "NOT WORSE"), ("latency", None, None, "INCONCLUSIVE"),
+    ],
+)  # fmt: skip
+def test_a_gate_passes_what_cannot_be_worse_though_it_may_be_better(
+    metric: str, low: float | None, high: float | None, verdict: str
+) -> None:
+    change = Quantity(0.0, "ratio", low, high)
+    gate = 0.005 if metric == "accuracy" else 0.03
+    [found] = lines.one_sided([Line(SUBJECT, metric, "paired", gate, change, change, change, "INCONCLUSIVE")])
+    assert found.verdict == verdict
+    assert check.exit_code(Checked((found,))) == (0 if verdict == "NOT WORSE" else 5)
+
+
+def test_a_verdict_that_stands_is_left_alone() -> None:
+    found = [_line(0.001, v) for v in ("REGRESSED", "IMPROVED", "SAME", "FAILED")]
+    assert lines.one_sided(found) == found
+
+
 # --- the whole check on recorded sides
 
 
