@@ -13,6 +13,7 @@ from bench.errors import UsageError
 from bench.gate import baseline, lines, pairwise, revisions
 from bench.gate.fingerprint import differences
 from bench.gate.lines import FAILED, Checked, Line
+from bench.gate.looks import LOOKS
 from bench.gate.sides import Answers, Side, Source, Subject, from_file, from_run, shared
 from bench.gate.thresholds import METRICS, Settings, Thresholds
 from bench.measure import environment
@@ -184,7 +185,7 @@ def compare(base: Source, head: Source, wanted: Thresholds, options: Options, no
 
 def _overrun(took: float, budget: float) -> list[str]:
     """Why it took longer than was asked for."""
-    first = pairwise.LOOKS[0]
+    first = LOOKS[0]
     return (
         [f"the budget of {budget:.0f} s was too short for {first} pairs, and fewer tell nothing"]
         if took > 1.1 * budget

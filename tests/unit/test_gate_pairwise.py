@@ -46,7 +46,10 @@ def test_only_what_is_not_clear_is_measured_on(monkeypatch) -> None:
 def test_what_cannot_be_worse_is_done_and_what_may_be_better_is_measured_on(monkeypatch) -> None:
     pairs, verdicts = measured(monkeypatch, 1000.0, (-0.015, 0.02), (-0.04, 0.04))
     assert pairs == [LOOKS[0], LOOKS[1]]
-    assert verdicts == ["INCONCLUSIVE", "IMPROVED"]  # the first ends inside the limit: the gate calls it NOT WORSE
+    assert verdicts == [
+        "INCONCLUSIVE",
+        "IMPROVED",
+    ]  # the first ends inside the limit: the gate calls it NOT WORSE
 
 
 def test_the_budget_holds_over_all_subjects_and_what_got_none_is_not_known(monkeypatch) -> None:
