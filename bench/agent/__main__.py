@@ -295,7 +295,7 @@ def carry_out(job: Json, backend: Backend, events: Events, control: Optional[Con
 def main(argv: List[str]) -> int:
     pin(os.environ.get("EDGEFIT_CPUS", ""))
     events = Events()
-    events.emit("phase", name="import", pss_kb=None)
+    events.emit("phase", name="import", memory_kb=None)
     if argv[0] == "-":
         control: Optional[Control] = Control()
         backend = BACKENDS[argv[1]]()

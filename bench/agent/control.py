@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import IO, Any, Callable, Dict, Iterator, Optional, Sequence
 
-from .memory import proportional_set_kb
+from .memory import memory_kb
 
 Json = Dict[str, Any]
 ORPHANED = 4
@@ -82,11 +82,11 @@ class Events:
             thread.join()
 
     def phase(self, name: str, **details: Any) -> None:
-        self.emit("phase", name=name, pss_kb=self.memory_kb(), **details)
+        self.emit("phase", name=name, memory_kb=self.memory_kb(), **details)
 
     def memory_kb(self) -> Optional[int]:
-        """PSS of the weighed processes in KiB."""
-        return proportional_set_kb(*self.weighed())
+        """What the weighed processes hold, in KiB."""
+        return memory_kb(*self.weighed())
 
 
 class Control:

@@ -120,7 +120,7 @@ class Supervisor:
                 self._window("before")
                 self._send(json.dumps(self.asked["job"]))
             if name:
-                memory.enter(name, event.get("pss_kb"))
+                memory.enter(name, event.get("memory_kb"))
             if name in ("steady", "settled"):
                 self._gate(name)
                 self._send("go")

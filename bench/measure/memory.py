@@ -24,19 +24,19 @@ def parts_mb(peaks: dict[str, int], baseline_kb: int | None) -> dict[str, Quanti
 
 
 def above_baseline(peak_kb: int | None, baseline_kb: int | None) -> Quantity:
-    """Peak PSS minus the PSS after the runtime's import, in MB (10^6 bytes)."""
+    """The peak minus what was held after the runtime's import, in MB (10^6 bytes)."""
     if peak_kb is None or baseline_kb is None:
         return Quantity.missing(
-            "this system does not report proportional set sizes (/proc/PID/smaps_rollup)", "MB"
+            "this system does not tell what a process holds (/proc/PID/smaps_rollup)", "MB"
         )
     if peak_kb < baseline_kb:
-        return Quantity.missing("another process came to share the runtime's libraries during the cell", "MB")
+        return Quantity.missing("less was held during the cell than with the runtime alone", "MB")
     return Quantity(
         value=(peak_kb - baseline_kb) / KIB_PER_MB,
         unit="MB",
         n=1,
         provenance="measured",
-        method=f"peak proportional set size {WHOLE} (one process), minus that after the runtime's import",
+        method=f"peak resident set {WHOLE}, minus that after the runtime's import",
     )
 
 

@@ -154,7 +154,7 @@ class Runtime(Interface):
         """Measure one cell in a fresh process.
 
         ``worker`` is one made by :meth:`start`; it is replaced when it died or has another thread
-        count, and is always used up. ``notify`` gets ``("phase", {"name", "pss_kb"})`` and
+        count, and is always used up. ``notify`` gets ``("phase", {"name", "memory_kb"})`` and
         ``("progress", {"n", "median_ms", "half_width"})``. ``energy`` (not closed here) is read
         around the steady state.
 

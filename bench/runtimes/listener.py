@@ -55,7 +55,7 @@ class Listener:
 
     def __call__(self, event: Json) -> None:
         if event["event"] == "phase":
-            self.sampler.enter(event["name"], event.get("pss_kb"))
+            self.sampler.enter(event["name"], event.get("memory_kb"))
             self._instruments(event["name"])
         self.notify(event["event"], {k: v for k, v in event.items() if k != "event"})
 

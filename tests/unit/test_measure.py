@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import bench.agent
 from bench.agent import inputs, timing
-from bench.agent.memory import MemorySampler, proportional_set_kb
+from bench.agent.memory import MemorySampler, memory_kb
 from bench.measure import environment
 from bench.measure.accuracy import accuracy_quantity, metrics
 from bench.measure.environment import cpu_quota, cpuinfo, describe
@@ -209,7 +209,7 @@ def test_the_sampler_sees_a_process_grow_only_while_it_runs() -> None:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     child.stdout.readline()
-    before = proportional_set_kb(child.pid)
+    before = memory_kb(child.pid)
     sampler = MemorySampler(child.pid)
     time.sleep(0.15)
     assert sampler.peak_kb is None
@@ -223,6 +223,28 @@ def test_the_sampler_sees_a_process_grow_only_while_it_runs() -> None:
     parts = parts_mb(sampler.peaks, before)
     assert parts["load"].value > 35 and "while loading" in parts["load"].method
     assert parts["first"].value is None and parts["steady"].value is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")
+def test_memory_of_a_process_does_not_depend_on_who_else_has_its_files(tmp_path: Path) -> None:
+    (shared := tmp_path / "library").write_bytes(b"x" * 20_000_000)
+    code = "import mmap, sys; f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); len(m[:]); print(1, flush=True); sys.stdin.readline()"
+
+    def start() -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, shared], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        child.stdout.readline()
+        return child
+
+    one = start()
+    alone = memory_kb(one.pid)
+    other = start()
+    beside, both = memory_kb(one.pid), memory_kb(one.pid, other.pid)
+    for child in (one, other):
+        child.communicate()
+    assert abs(beside - alone) < 1_000 and alone > 20_000
+    assert alone + 2_000 < both < alone + 20_000  # what they share counts once
 
 
 # The environment

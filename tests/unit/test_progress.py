@@ -27,7 +27,7 @@ EVENTS = [
     ("stage", {"name": "cells", "total": 1, "todo": 1}),
     ("item", {"name": "teacher / litert", "done": False}),
     ("process", {"n": 1, "of": 3}),
-    ("phase", {"name": "load", "pss_kb": 1}),
+    ("phase", {"name": "load", "memory_kb": 1}),
     ("progress", {"n": 100, "median_ms": 1.234, "half_width": 0.02}),
     ("failed", {"kind": "cell", "name": "teacher", "reason": "it broke [/]"}),
     ("item", {"name": "teacher / litert", "done": True}),

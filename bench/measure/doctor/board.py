@@ -117,7 +117,7 @@ def disk(look: Look) -> Iterator[Finding]:
 def process_memory(look: Look) -> Iterator[Finding]:
     """Peak memory needs a file that some kernels leave out."""
     if look.smaps:
-        yield Finding("process memory", "ok", "proportional set sizes can be read")
+        yield Finding("process memory", "ok", "resident sets can be read")
         return
     text = "/proc/PID/smaps_rollup cannot be read: memory_mb will be missing"
     todo = "It needs Linux 4.14 with CONFIG_PROC_PAGE_MONITOR; is it in this kernel?"

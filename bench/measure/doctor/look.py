@@ -48,7 +48,7 @@ class Look:
         gpu_users: (GPU's index, process id) of what computes there.
         nvidia: is the driver of an NVIDIA GPU loaded?
         free_gb: room on the file system of the present folder, in GB (10^9 bytes).
-        smaps: can a worker's proportional set size be read?
+        smaps: can a worker's memory be read?
         superuser: commands need no ``sudo``.
     """
 
