@@ -1,7 +1,7 @@
 """A deployment folder: the chosen model for its runtime, with all that a person needs who has only that runtime.
 
 NAME.onnx            the file that was measured, byte for byte
-model.json           preprocessing, layout and labels
+NAME.onnx.json       preprocessing, layout and labels; bench reads it too
 prepare.py           pictures to input: numpy alone, Pillow for photos
 example.py           the model on its runtime
 images.npy           eight test images, as uint8 of the model's size
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,14 +201,8 @@ def _texts(
     wanted = [f"{name}>={versions[name]}" if own and name in versions else name for name in packages]
     (folder / "requirements.txt").write_text("\n".join([*wanted, "numpy"]) + "\n")
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in artifact.labels))
-    layout = artifact.inputs[0].layout if artifact.inputs else "NCHW"
-    model = {
-        "file": name,
-        "layout": layout,
-        "preprocess": to_json(artifact.preprocess),
-        "labels": list(artifact.labels),
-    }
-    (folder / "model.json").write_text(json.dumps(model, indent=1) + "\n")
+    described = to_json(replace(artifact, filename=name))
+    (folder / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n")
     card = _card(run, chosen, row, artifact, runtime, name, licence, data_licence)
     (folder / CARD).write_text(card)
 

@@ -49,11 +49,22 @@ def test_what_was_chosen_is_shipped_with_all_it_takes_and_verifies_itself(mine, 
     shown = python("example.py", "one.png")
     assert shown.stdout.split() == ["one.png", json.loads((ship / "expected.json").read_text())["answers"][0]]
     assert shown.stdout.split()[1] in labels
+    assert python("example.py", "none.png", "labels.txt", "one.png").stdout.count("is no picture") == 2
     assert bench("export", "run", "--chosen", "--output", str(ship), cwd=mine).returncode == 2, (
         "there already"
     )
+    model = next(path for path in ship.iterdir() if path.suffix in (".onnx", ".tflite"))
+    fast = ("--processes", "1", "--max-seconds", "0.2")
+    measured = bench("measure", model, "--data", "digits", *fast, "--json", cwd=mine)
+    assert measured.returncode == 0 and json.loads(measured.stdout)["accuracy"]["value"] > 0
     (ship / "labels.txt").write_text("other\n")
     assert python("verify.py").returncode == 1
+    for nothing in ("", "no sums"):
+        (ship / "SHA256SUMS").write_text(nothing)
+        assert python("verify.py").stdout == "not as it was exported: SHA256SUMS\n"
+    (ship / "SHA256SUMS").unlink()
+    missing = python("verify.py")
+    assert missing.returncode == 1 and "SHA256SUMS" in missing.stdout and not missing.stderr
 
 
 def test_what_is_expected_of_another_device_is_not_what_this_cpu_rounds(mine):
@@ -64,11 +75,13 @@ def test_what_is_expected_of_another_device_is_not_what_this_cpu_rounds(mine):
     assert variant.endswith("-int8")
     ship = mine / "ship"
     assert bench("export", "run", "--chosen", "--output", str(ship), cwd=mine).returncode == 0
-    model, expected = (json.loads((ship / f"{name}.json").read_text()) for name in ("model", "expected"))
+    model, expected = (
+        json.loads((ship / f"{name}.json").read_text()) for name in (f"{variant}.onnx", "expected")
+    )
     pre, images = model["preprocess"], np.load(ship / "images.npy")
     values = (images / 255.0 - np.array(pre["mean"])) / np.array(pre["std"])
     values = torch.tensor(values.transpose(0, 3, 1, 2), dtype=torch.float32)
-    exact = parity.run_file(ship / model["file"], "onnx", values, emulate=True)
+    exact = parity.run_file(ship / model["filename"], "onnx", values, emulate=True)
     assert np.abs(np.array(expected["logits"]) - exact).max() < 0.2 * expected["tolerance"]
     assert "exact arithmetic" in expected["made"]
     card = (ship / "MODEL_CARD.md").read_text()

@@ -4,7 +4,7 @@ import sys
 
 import torch
 from executorch.runtime import Runtime
-from prepare import FILE, LABELS, prepare, read
+from prepare import FILE, classify, prepare
 
 method = Runtime.get().load_program(FILE).load_method("forward")
 
@@ -15,7 +15,4 @@ def logits(pixels):
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(__doc__)
-    for path in sys.argv[1:]:
-        print(path, LABELS[logits(read(path)).argmax()])
+    sys.exit(classify(logits, sys.argv[1:]) if sys.argv[1:] else __doc__)

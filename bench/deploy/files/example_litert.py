@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from prepare import FILE, LABELS, prepare, read
+from prepare import FILE, classify, prepare
 
 interpreter = Interpreter(model_path=FILE, num_threads=1)
 interpreter.allocate_tensors()
@@ -23,7 +23,4 @@ def logits(pixels):
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(__doc__)
-    for path in sys.argv[1:]:
-        print(path, LABELS[logits(read(path)).argmax()])
+    sys.exit(classify(logits, sys.argv[1:]) if sys.argv[1:] else __doc__)

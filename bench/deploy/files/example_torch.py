@@ -3,7 +3,7 @@
 import sys
 
 import torch
-from prepare import FILE, LABELS, prepare, read
+from prepare import FILE, classify, prepare
 
 torch.set_num_threads(1)
 module = torch.export.load(FILE).module()
@@ -16,7 +16,4 @@ def logits(pixels):
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(__doc__)
-    for path in sys.argv[1:]:
-        print(path, LABELS[logits(read(path)).argmax()])
+    sys.exit(classify(logits, sys.argv[1:]) if sys.argv[1:] else __doc__)
