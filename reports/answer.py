@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.types import SCHEMA, Json
 from reports import tables, text
 from reports.choose import Choice
-from reports.limits import METRICS, drop, percent, points_text, validation
+from reports.limits import METRICS, PESSIMISTIC, drop, percent, points_text, validation
 from reports.objective import Candidate
 from reports.reasons import cell_name, explain, named, sensitivity, shown, some, warnings
 from reports.rows import Row
@@ -102,7 +102,7 @@ def _lines(choice: Choice, limit: int) -> list[str]:
     out += _front(choice, limit)
     considered = ", ".join(f"{t.name}, batch {t.batch}" for t in choice.targets)
     if choice.runners_up:
-        out.append(f"Runners-up ({considered}):")
+        out.append(f"Runners-up ({considered}{_order(choice)}):")
         out += [f"- {named(choice, c)}: {_summary(choice, c)}" for c in choice.runners_up[:limit]]
         if len(choice.runners_up) > limit:
             out.append(f"- and {len(choice.runners_up) - limit} more")
@@ -117,10 +117,24 @@ def _lines(choice: Choice, limit: int) -> list[str]:
     return out
 
 
+def _order(choice: Choice) -> str:
+    """By which end of an interval predictions are ordered, which their values do not show."""
+    rows = [row for c in choice.runners_up for row in c.rows]
+    foretold = any(m.read(row).provenance == "predicted" for m in choice.metrics for row in rows)
+    return "; predictions by their worse end" if foretold and choice.judge.predictions == PESSIMISTIC else ""
+
+
 def _front(choice: Choice, limit: int) -> list[str]:
-    if len(choice.front.members) < 2:
-        return []
     metrics = text.listed([m.name for m in choice.front.metrics])
+    if len(choice.front.members) < 2:
+        alone = choice.front.members and choice.front.members[0][0]
+        if not alone or not choice.runners_up:
+            return []
+        name = named(choice, alone)
+        return [
+            f"Pareto front in {metrics}: {name} alone; nothing else that fits is better in one of them beyond doubt.",
+            "",
+        ]
     out = [f"Pareto front in {metrics}, the fastest first:"]
     for one, others in choice.front.members[:limit]:
         values = ", ".join(f"{m.name} {shown(choice, one, m)}" for m in choice.front.metrics)

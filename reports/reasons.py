@@ -44,7 +44,7 @@ def some(names: Sequence[str]) -> str:
 def explain(choice: Choice) -> str:
     """One paragraph a person can repeat to someone else."""
     return " ".join(
-        [_verdict(choice), *_against(choice), *_where(choice), *_tested(choice), *_elsewhere(choice)]
+        [_verdict(choice), *_where(choice), *_against(choice), *_tested(choice), *_elsewhere(choice)]
     )
 
 
@@ -93,12 +93,17 @@ def _values(choice: Choice, with_names: bool = False) -> str:
 
 
 def _against(choice: Choice) -> list[str]:
-    row = choice.chosen.rows[0]
-    faster, smaller = row.relative["x_faster"], row.relative["x_smaller"]
-    if len(choice.targets) > 1 or row.is_reference or faster.value is None or smaller.value is None:
-        return []
-    reference = choice.targets[0].run.manifest.get("reference", "")
-    return [f"Against {reference}: {text.ratio(faster, 'interval')} faster, {text.ratio(smaller)} smaller."]
+    several, found = len(choice.targets) > 1, []
+    for target, row in zip(choice.targets, choice.chosen.rows, strict=True):
+        faster, smaller = row.relative["x_faster"], row.relative["x_smaller"]
+        if row.is_reference or faster.value is None or smaller.value is None:
+            continue
+        on = f" on {target.name}" if several else ""
+        reference = target.run.manifest.get("reference", "")
+        found.append(
+            f"Against {reference}{on}: {text.ratio(faster, 'interval')} faster, {text.ratio(smaller)} smaller."
+        )
+    return found
 
 
 def _where(choice: Choice) -> list[str]:
@@ -195,6 +200,11 @@ def sensitivity(choice: Choice) -> list[str]:
                 parts = [_apart(choice, choice.chosen, other, m) for m in (choice.by, METRICS["accuracy"])]
                 side = "cheaper" if place < at else "dearer"
                 said.append(f"Next {side}: {named(choice, other)}, {text.listed(parts)}.")
+    limits, objective = choice.constraints.limits, choice.objective
+    if limits and objective and not choice.relaxed:
+        goal = objective.words if len(objective.terms) == 1 else f"balance of {objective.words}"
+        it = "limit" if len(limits) == 1 else "limits"
+        said.append(f"Without the {it} nothing would have a better {goal} beyond doubt.")
     return said
 
 

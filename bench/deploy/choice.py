@@ -17,7 +17,7 @@ CHOICE = "choice.json"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The variant and place that `bench choose` named, and why."""
+    """The variant and place that `bench choose` named, why, and what weakens that."""
 
     variant: str
     runtime: str
@@ -25,6 +25,7 @@ class Chosen:
     batch: int
     threads: int
     explanation: str
+    warnings: tuple[str, ...] = ()
 
 
 def read_choice(run: RunData, host: str = "") -> Chosen:
@@ -50,6 +51,7 @@ def read_choice(run: RunData, host: str = "") -> Chosen:
             cell["batch"],
             cell["threads"],
             stored["explanation"],
+            tuple(stored.get("warnings", ())),
         )
     except FileNotFoundError as error:
         raise UsageError(f"Nothing was chosen in {run.path}", todo=todo) from error

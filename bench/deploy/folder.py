@@ -247,7 +247,7 @@ def _card(
         steps=_steps(run, chosen.variant),
         data=data["spec"], seed=run.manifest.get("seed", 0), counts=", ".join(f"{n} {split}" for split, n in counts.items()),
         images=IMAGES,
-        limits=_limits(row),
+        limits=[*chosen.warnings, *_limits(row)],
     ))  # fmt: skip
 
 

@@ -301,6 +301,11 @@ def test_predictions_for_the_target_are_used_and_said(run: FakeRun) -> None:
     choice = choose([edited(run, "student-int8", "tensorrt", latency_ms=guess)], within(), "latency")
     assert choice.chosen.rows[0].cell.host == "jetson-agx-xavier"
     assert "latency is predicted, not measured" in warnings(choice)
+    both = edited(
+        edited(run, "student-int8", "tensorrt", latency_ms=guess), "teacher", "tensorrt", latency_ms=guess
+    )
+    said = render_choice(choose([both], within(), "latency"))
+    assert "Runners-up (jetson-agx-xavier, batch 1; predictions by their worse end):" in said
 
 
 def test_batches_are_not_compared_with_each_other(run: FakeRun) -> None:
@@ -505,8 +510,22 @@ def test_a_limit_says_what_it_costs(run: FakeRun) -> None:
     assert relaxed.chosen.variant == "student-kd-int8"
 
 
-def test_a_limit_that_costs_nothing_is_not_named(run: FakeRun) -> None:
-    assert sensitivity(choose([run], within("size<=100MB"), "latency", runtime="onnxruntime")) == []
+def test_limits_that_cost_nothing_say_so(run: FakeRun) -> None:
+    [said] = sensitivity(choose([run], within("size<=100MB"), "latency", runtime="onnxruntime"))
+    assert said == "Without the limit nothing would have a better latency beyond doubt."
+    assert sensitivity(choose([run], within(), "latency", runtime="onnxruntime")) == []
+
+
+def test_a_front_of_one_is_said(run: FakeRun) -> None:
+    only = {"latency_ms": Quantity(0.01, "ms", 0.01, 0.01, 5, "measured"), "size_bytes": Quantity(10.0, "B")}
+    only |= {"val_accuracy": Quantity(1.0, "fraction", 1.0, 1.0, 900, "measured")}
+    best = edited(run, "student-kd", "onnxruntime", **only)
+    choice = choose([best], within(), "latency", runtime="onnxruntime")
+    assert choice.runners_up and len(choice.front.members) > 1, "the others may be better in memory or energy"
+    narrow = dataclasses.replace(
+        choice, front=dataclasses.replace(choice.front, members=choice.front.members[:1])
+    )
+    assert "student-kd on onnxruntime alone; nothing else that fits is better" in render_choice(narrow)
 
 
 # ---------------------------------------------------------------- several targets
@@ -540,6 +559,7 @@ def test_one_variant_is_chosen_for_several_targets_by_the_worst(run: FakeRun, ph
     said = explain(choice)
     assert "worst-case latency (0.390" in said and "on pixel-8" in said
     assert "onnxruntime on local (0.0821" in said
+    assert "Against teacher on local: " in said and "Against teacher on pixel-8: " in said
     document = choice_json(choice)
     assert [t["cell"]["host"] for t in document["targets"]] == ["local", "pixel-8"]
     kept = choice_json(choice, phone)
