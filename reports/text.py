@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from bench.types import Quantity
 
@@ -141,6 +142,16 @@ def count(quantity: Quantity) -> str:
     if quantity.value is None:
         return MISSING
     return mark(quantity) + "".join(_scaled(quantity.value, _COUNTS, ""))
+
+
+def fold(name: str, width: int) -> str:
+    """A name in lines of at most ``width``, parted after ``-``, ``_``, ``.`` or ``/``; inside a word only where that is longer."""
+    lines = [""]
+    for piece in re.split(r"(?<=[-_./])", name):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line[at : at + width] for line in lines for at in range(0, max(1, len(line)), width))
 
 
 def listed(names: list[str]) -> str:
