@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PIECE = 16
 """A heading's word of more characters is broken inside."""
+NARROW = 12
+"""In the narrowest style the columns of runtimes, hosts and runs are folded to this."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class Shape:
     @cached_property
     def cells(self) -> list[list[str]]:
         """Of each line everything after the first column."""
-        before = 1 if self.places else len(self.grid.places)
-        return [
-            [*line.places[before:], *(field.fill(self.style) for field in line.fields)]
-            for line in self.grid.lines
-        ]
+        found = []
+        for line in self.grid.lines:
+            told_by = line.places[1:] if self.places else ()
+            if self.style == "short":
+                told_by = tuple(text.fold(place, NARROW) for place in told_by)
+            found.append([*told_by, *(field.fill(self.style) for field in line.fields)])
+        return found
 
     @cached_property
     def headings(self) -> list[str]:
