@@ -22,6 +22,8 @@ CACHE = "~/.cache/edgefit/changes"
 def to_document(path: Path, metrics: Sequence[str], match: str, last: int) -> Json:
     """``series``: subject, metric, machine, the ``last`` results and the changes of level among all of them.
 
+    ``least``: fewer results of a series have no change; ``missing``: why none was looked for.
+
     Raises:
         UsageError: no such file.
     """
@@ -48,6 +50,7 @@ def to_document(path: Path, metrics: Sequence[str], match: str, last: int) -> Js
         "series": found,
         "damaged": [list(d) for d in damaged],
         "missing": missing,
+        "least": 2 * history.LEAST,
     }
 
 

@@ -7,33 +7,35 @@ from typing import TYPE_CHECKING
 
 from bench.types import Quantity
 from reports import rows as model
-from reports import text
-from reports.verdicts import FASTER, SAME, SLOWER, Verdict
+from reports import text, verdicts
+from reports.verdicts import FASTER, SAME, SLOWER, UNSURE, Verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-STYLES = {FASTER: "green", SLOWER: "red", SAME: "dim", "": "dim"}
-MARKS = {SAME: "≈", SLOWER: "▼"}
+STYLES = {FASTER: "green", SLOWER: "red", SAME: "dim", UNSURE: "dim", "": "dim"}
+MARKS = {SAME: "≈", UNSURE: "?", SLOWER: "▼"}
 LEGEND = (
-    "x: latency before over after, ≈ no measurable difference, ▼ slower; Δacc: points, the worst runtime's; "
-    "all sentences with intervals and causes: --format md."
+    "x: latency before over after, ≈ no measurable difference, ▼ slower, ? the prediction cannot tell; Δacc: points, "
+    "the worst runtime's; – no such cell, see Missing; all sentences with intervals and causes: --format md."
 )
 
 
 def against(found: list[Verdict], width: int) -> Iterable[RenderableType]:
-    """Renderables: a heading, the table for the first setting in which anything was timed, and a line that explains it."""
-    timed = [v for v in found if v.outcome]
-    if not timed:
+    """Renderables: a heading and a table for each setting in which anything was timed, and a line that explains them."""
+    settings: dict[tuple[str, int, int], list[Verdict]] = {}
+    for verdict in found:
+        if verdict.outcome:
+            settings.setdefault(verdict.row.setting, []).append(verdict)
+    if not settings:
         return
     from rich.text import Text
 
-    setting = timed[0].row.setting
-    shown = [v for v in timed if v.row.setting == setting]
-    more = len({v.row.setting for v in timed}) > 1
-    title = "Against what each was made from" + (f" ({model.setting_title(setting)})" if more else "")
-    yield Text(f"\n{title}", style="bold")
-    yield _table(shown, width)
+    several = verdicts.several(v.row for v in found)
+    for setting, timed in settings.items():
+        title = "Against what each was made from" + (f" ({model.setting_title(setting)})" if several else "")
+        yield Text(f"\n{title}", style="bold")
+        yield _table(timed, width)
     yield Text(LEGEND, style="dim")
 
 
@@ -49,14 +51,10 @@ def _table(found: list[Verdict], width: int) -> RenderableType:
         max(len(cells[i][0]) for cells in (*lines, [(h, "") for h in heads])) for i in range(len(heads))
     ]
     room = max(8, width - sum(widths[1:]) - len(heads))
+    lines = [[(text.fold(name, room), style), *rest] for (name, style), *rest in lines]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False)
     for i, head in enumerate(heads):
-        table.add_column(
-            Text(head),
-            justify="left" if i < 2 else "right",
-            overflow="fold",
-            max_width=room if not i else None,
-        )
+        table.add_column(Text(head), justify="left" if i < 2 else "right", overflow="fold")
     for cells in lines:
         table.add_row(*(Text(shown, style=style) for shown, style in cells))
     return table
@@ -81,7 +79,7 @@ def _line(own: list[Verdict], runtimes: list[str]) -> list[tuple[str, str]]:
 def _speed(verdict: Verdict | None) -> tuple[str, str]:
     if verdict is None:
         return text.MISSING, "dim"
-    return text.ratio(verdict.ratio) + MARKS.get(verdict.outcome, ""), STYLES[verdict.outcome]
+    return text.ratio(verdict.ratio) + MARKS.get(verdict.said, ""), STYLES[verdict.said]
 
 
 def _worst(own: list[Verdict]) -> str:

@@ -10,7 +10,7 @@ from bench.types import Json, Quantity
 from reports import rows as model
 from reports import text
 from reports.rows import Row
-from reports.verdicts import FASTER, SLOWER, outcome, place, points
+from reports.verdicts import FASTER, SLOWER, outcome, place, points, several
 
 if TYPE_CHECKING:
     from bench.store import RunData
@@ -170,7 +170,7 @@ def chains(run: RunData, items: list[Row]) -> list[str]:
 
     Worse: not faster and measurably less accurate, or slower and not measurably more accurate.
     """
-    read = model.Predictions(run)
+    read, setting = model.Predictions(run), several(items)
     names = {row.cell.variant for row in items}
     steps = {name: _steps(run, name) for name in names}
     roots = {name: _root(run, name) for name in names}
@@ -184,12 +184,12 @@ def chains(run: RunData, items: list[Row]) -> list[str]:
         for row in group:
             own = steps[row.cell.variant]
             shorter = [r for r in group if set(steps[r.cell.variant]) < set(own)]
-            said += [line for other in shorter if (line := _worse(row, other, read))][:1]
+            said += [line for other in shorter if (line := _worse(row, other, read, setting))][:1]
     more = len(said) - NAMED
     return said[:NAMED] + ([f"{more} more chains are worse than one of their steps."] if more > 0 else [])
 
 
-def _worse(row: Row, other: Row, read: model.Predictions) -> str:
+def _worse(row: Row, other: Row, read: model.Predictions, setting: bool) -> str:
     shared = model.alike(other.record, row.record)
     ratio = model.ratio(other.metrics["latency_ms"], row.metrics["latency_ms"], shared=shared)
     lost = read.change(other.record, row.record, "test")
@@ -201,6 +201,6 @@ def _worse(row: Row, other: Row, read: model.Predictions) -> str:
     size = model.ratio(other.metrics["size_bytes"], row.metrics["size_bytes"])
     gain = f", though {text.ratio(size)} smaller" if size.value is not None and size.value > 1.05 else ""
     return (
-        f"{row.cell.variant} on {place(row)}: the chain is worse than {other.cell.variant}, which has fewer of its steps: "
+        f"{row.cell.variant} on {place(row, setting)}: the chain is worse than {other.cell.variant}, which has fewer of its steps: "
         f"{text.ratio(ratio, 'interval')} the speed, accuracy {points(lost)}{gain}."
     )

@@ -134,3 +134,18 @@ def place_of(row: Row, key: str) -> str:
     if key in ("run", "format"):
         return str(getattr(row, key))
     return str(getattr(row.cell, key))
+
+
+_BEFORE = {"run": "in", "batch": "at", "threads": "with", "precision": "in", "format": "as"}
+
+
+def told(key: str, value: str) -> str:
+    """A place in words: ``batch 8``, ``2 threads``; of other keys the value itself."""
+    if key == "batch":
+        return f"batch {value}"
+    return text.plural(int(value), "thread") if key == "threads" else value or "unknown"
+
+
+def where(key: str, value: str) -> str:
+    """``in RUN``, ``on pixel-8``, ``with 2 threads``: a place after what it is said of."""
+    return f"{_BEFORE.get(key, 'on')} {told(key, value)}"

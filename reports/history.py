@@ -73,6 +73,13 @@ def _share(one: Json, change: Json) -> str:
     return f"{change['share'] * 100:+.1f}{'%' if one['relative'] else 'pt'}"
 
 
+def _unchanged(document: Json, one: Json) -> str:
+    """What a series without changes says of them."""
+    if one["n"] < document["least"]:
+        return f"too few results to tell ({document['least']} needed)"
+    return "not looked for" if document["missing"] else "no change found"
+
+
 def trends(document: Json) -> Json:
     """What a page needs to show them: ``plots`` for its script, ``rows`` for its table."""
     plots = [
@@ -105,7 +112,7 @@ def trends(document: Json) -> Json:
     rows = [
         {"subject": one["subject"], "metric": one["metric"], "machine": one["machine"], "n": one["n"],
          "order": one["results"][-1]["value"], "latest": f"{text.MARKS.get(one['results'][-1]['provenance'], '?')}{_shown(one['metric'], one['results'][-1]['value'])} {UNITS[one['metric']]}",
-         "changes": [{"better": c["better"], "text": sentence(one, c)} for c in one["changes"]]}
+         "changes": [{"better": c["better"], "text": sentence(one, c)} for c in one["changes"]], "unchanged": _unchanged(document, one)}
         for one in document["series"]
     ]  # fmt: skip
     return {"plots": plots, "rows": rows}

@@ -11,6 +11,7 @@ from reports import html_table, plots, tables, text, verdicts
 from reports import page as plumbing
 from reports import rows as model
 from reports.choose import choose
+from reports.columns import Column, named
 from reports.history import trends
 from reports.layout import USUAL_VIEW, View
 from reports.limits import parse_constraints
@@ -191,8 +192,8 @@ def _variants(run: RunData) -> list[Json]:
     return result
 
 
-def _section(run: RunData, items: list[Row], several: bool) -> Json:
-    """All that the page says of one run; ``name`` is empty where there is no other."""
+def _section(run: RunData, items: list[Row], several: bool, columns: Sequence[Column]) -> Json:
+    """All that the page says of one run; ``name`` is empty where there is no other, ``columns`` are those of the table."""
     data, profile = run.manifest.get("data") or {}, run.manifest.get("profile") or {}
     skipped = [
         (str(s[0]), str(s[1])) if isinstance(s, (list, tuple)) else (str(s), "")
@@ -210,7 +211,7 @@ def _section(run: RunData, items: list[Row], several: bool) -> Json:
         "sentences": verdicts.sentences(found),
         "predicted": predicted_lines(items),
         "problems": model.problems(run, items),
-        "gaps": tables.gap_lines(items),
+        "gaps": tables.gap_lines(items, columns) + verdicts.uncompared(items, found),
         "data": _data_facts(run),
         "skipped": skipped[:SKIPPED_FILES],
         "skipped_more": max(0, len(skipped) - SKIPPED_FILES),
@@ -229,7 +230,9 @@ def render_html(runs: Sequence[RunData], view: View = USUAL_VIEW, history: Json 
     by_run = model.rows_of(runs)
     items = [row for rows in by_run for row in rows]
     classified, left_out = _classified(items)
-    sections = [_section(run, rows, len(runs) > 1) for run, rows in zip(runs, by_run, strict=True)]
+    table = html_table.table(items, view)
+    columns = named(list(dict.fromkeys(column["name"] for column in table["columns"])))
+    sections = [_section(run, rows, len(runs) > 1, columns) for run, rows in zip(runs, by_run, strict=True)]
     most = max((len(c["labels"]) for c in classified), default=0)
     trend = trends(history) if history else {"plots": [], "rows": []}
     payload = {
@@ -244,7 +247,7 @@ def render_html(runs: Sequence[RunData], view: View = USUAL_VIEW, history: Json 
         payload,
         title=sections[0]["title"] if len(runs) == 1 else f"{len(runs)} runs side by side",
         runs=sections,
-        table=html_table.table(items, view),
+        table=table,
         legend=tables.legend(),
         settings=[s["title"] for s in payload["settings"]],
         curves=[name for name, figure in payload["curves"].items() if figure],

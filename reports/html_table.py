@@ -16,6 +16,7 @@ from reports.columns import COLUMNS, SIDE_BY_SIDE, USUAL, place_of
 from reports.layout import Field, Grid, View
 from reports.page import flatten
 from reports.rows import Row
+from reports.tables import absent_lines
 
 if TYPE_CHECKING:
     from bench.store import RunData
@@ -90,6 +91,7 @@ def table(items: Sequence[Row], view: View) -> Json:
             }
             for grid in grids
         ],
+        "absent": absent_lines(grids),
         "filters": {
             key: values
             for key in FILTERS
@@ -108,7 +110,7 @@ def _heading(grid: Grid, at: int) -> Json:
         "name": column.name,
         "title": column.title,
         "unit": column.unit,
-        "above": grid.above[at],
+        "above": grid.headings[at],
         "about": column.about,
         "scale": SCALES.get(column.name, 1.0),
     }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from reports import rows as model
 from reports.layout import USUAL_VIEW, Grid, View, grids
-from reports.tables import legend, summary, texts
+from reports.rows import Row
+from reports.tables import absent_lines, legend, missing_lines, summary, texts
 
 if TYPE_CHECKING:
     from bench.store import RunData
@@ -32,7 +33,8 @@ def escape_latex(value: str) -> str:
 
 def render_latex(runs: Sequence[RunData], view: View = USUAL_VIEW) -> str:
     """Tables with the rules of the package booktabs: ``tabular``, or ``longtable`` for more than PAGE lines."""
-    found = grids([row for rows in model.rows_of(runs) for row in rows], view)
+    every = model.rows_of(runs)
+    found = grids([row for rows in every for row in rows], view)
     packages = "booktabs, longtable" if any(len(grid.lines) > PAGE for grid in found) else "booktabs"
     out = [f"% needs \\usepackage{{{packages}}}", *(f"% {' '.join(summary(run).split())}" for run in runs)]
     for grid in found:
@@ -51,7 +53,18 @@ def render_latex(runs: Sequence[RunData], view: View = USUAL_VIEW) -> str:
                 *_head(grid),
             ]
             out += [*body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join([*out, *(f"% {line}" for line in legend()), ""])
+    missing = [*_missing(runs, every, view), *absent_lines(found)]
+    notes = [f"Missing: {' '.join(line.split())}" for line in missing] + legend()
+    return "\n".join([*out, *(f"% {line}" for line in notes), ""])
+
+
+def _missing(runs: Sequence[RunData], every: list[list[Row]], view: View) -> list[str]:
+    """Why there are dashes, with the run where there are several."""
+    said = []
+    for run, items in zip(runs, every, strict=True):
+        of = f"{items[0].run}: " if len(runs) > 1 and items else ""
+        said += [f"{of}{line}" for line in missing_lines(run, items, view)]
+    return said
 
 
 def _line(fields: Sequence[str]) -> str:
@@ -70,4 +83,4 @@ def _head(grid: Grid) -> list[str]:
         rules.append(rf"\cmidrule(lr){{{at}-{at + wide - 1}}}")
         at += wide
     above = " & ".join([""] * len(grid.places) + spans) + r" \\"
-    return [r"\toprule", above, "".join(rules), _line([*grid.places, *grid.above]), r"\midrule"]
+    return [r"\toprule", above, "".join(rules), _line([*grid.places, *grid.headings]), r"\midrule"]

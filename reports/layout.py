@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.errors import UsageError, nearest
 from bench.types import Quantity
-from reports import rows as model
-from reports.columns import COLUMNS, PLACES, SIDE_BY_SIDE, USUAL, Column, named, place_of
+from reports.columns import COLUMNS, PLACES, SIDE_BY_SIDE, USUAL, Column, named, place_of, told, where
 from reports.rows import Row
 
 SETTING = ("host", "batch", "threads")
@@ -36,6 +35,9 @@ class View:
 
 
 USUAL_VIEW = View()
+
+ASIDE = {"run": "Runs", "runtime": "Runtimes", "precision": "Precisions", "batch": "Batch sizes", "threads": "Thread counts", "host": "Hosts", "format": "Formats"}  # fmt: skip
+"""What a table's title calls the places that stand side by side."""
 
 
 def parse_view(columns: str, sort: str, group_by: str, side_by_side: str, runs: int = 1) -> View:
@@ -66,14 +68,15 @@ def parse_view(columns: str, sort: str, group_by: str, side_by_side: str, runs: 
 
 @dataclass(frozen=True)
 class Field:
-    """One number of a line: a column of a row, which is None where there is no such cell."""
+    """One number of a line: a column of a row, which is None where there is no such cell, for the reason ``absent``."""
 
     column: Column
     row: Row | None
+    absent: str = ""
 
     @property
     def quantity(self) -> Quantity:
-        return self.column.read(self.row) if self.row else Quantity.missing("no such cell")
+        return self.column.read(self.row) if self.row else Quantity.missing(self.absent)
 
     def fill(self, style: str) -> str:
         return self.column.fill(self.row, style) if self.row else "–"
@@ -90,13 +93,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """One table. ``above`` has, for each column, the place it belongs to where places stand side by side."""
+    """One table. ``above`` has, for each column, the value of ``aside`` that it belongs to where places stand side by side."""
 
     title: str
     places: tuple[str, ...]
     columns: tuple[Column, ...]
     above: tuple[str, ...]
     lines: tuple[Line, ...]
+    aside: str = ""
+
+    @property
+    def headings(self) -> list[str]:
+        """Above each column the place in words; empty where none stand side by side."""
+        return [told(self.aside, value) if value else "" for value in self.above]
 
     def cut(self, start: int, stop: int) -> Grid:
         """The same table with some of its columns."""
@@ -111,17 +120,32 @@ def grids(items: Sequence[Row], view: View, alike: bool = False) -> list[Grid]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in shown:
         groups.setdefault(tuple(place_of(row, key) for key in keys), []).append(row)
-    found = []
+    found, absent = [], _Absent(items)
     for values, rows in groups.items():
-        title = model.setting_title(rows[0].setting) if keys == SETTING else ", ".join(values)
-        columns = named(view.columns or (SIDE_BY_SIDE if view.side_by_side else USUAL))
         every_row = shown if alike else rows
         rest = _telling(every_row, keys, view.side_by_side)
         aside = _aside(every_row, view.side_by_side) if view.side_by_side else [""]
-        lines = _lines(_sorted(rows, view.sort), rest, columns, view.side_by_side, aside)
+        columns = columns_of(view)
+        lines = _lines(_sorted(rows, view.sort), rest, columns, view.side_by_side, aside, absent)
+        if not view.sort:
+            lines = _together(lines)
         every = tuple((column, place) for column in columns for place in aside)
-        found.append(Grid(title, rest, tuple(c for c, _ in every), tuple(p for _, p in every), tuple(lines)))
+        title = _title(rows[0], dict(zip(keys, values, strict=True)), rest, view.side_by_side)
+        above = tuple(place for _, place in every)
+        found.append(Grid(title, rest, tuple(c for c, _ in every), above, tuple(lines), view.side_by_side))
     return found
+
+
+def columns_of(view: View) -> list[Column]:
+    """Those asked for, or the usual ones."""
+    return named(view.columns or (SIDE_BY_SIDE if view.side_by_side else USUAL))
+
+
+def _title(row: Row, keys: dict[str, str], rest: tuple[str, ...], aside: str) -> str:
+    """What all lines of a table have in common: what it is grouped by, then what no column tells because it is the same."""
+    same = [key for key in ("runtime", *SETTING) if key not in (*keys, *rest, aside)]
+    said = [told(key, value) for key, value in keys.items()] + [told(key, place_of(row, key)) for key in same]
+    return ", ".join([f"{ASIDE[aside]} side by side", *said] if aside else said)
 
 
 def _keys(view: View) -> tuple[str, ...]:
@@ -132,12 +156,16 @@ def _keys(view: View) -> tuple[str, ...]:
 
 
 def _telling(rows: list[Row], keys: Iterable[str], aside: str) -> tuple[str, ...]:
-    """What tells the lines apart: the variant and the runtime always, other places where they differ."""
+    """What tells the lines apart: the variant always, the runtime if nothing stands side by side, others where they differ."""
     out = []
     for key in ("variant", "runtime", "host", "batch", "threads", "run"):
         if key in keys or key == aside:
             continue
-        if key in ("variant", "runtime") or len({place_of(row, key) for row in rows}) > 1:
+        if (
+            key == "variant"
+            or (key == "runtime" and not aside)
+            or len({place_of(row, key) for row in rows}) > 1
+        ):
             out.append(key)
     return tuple(out)
 
@@ -164,7 +192,12 @@ def _sorted(rows: list[Row], sort: str) -> list[Row]:
 
 
 def _lines(
-    rows: list[Row], places: tuple[str, ...], columns: Sequence[Column], aside: str, values: list[str]
+    rows: list[Row],
+    places: tuple[str, ...],
+    columns: Sequence[Column],
+    aside: str,
+    values: list[str],
+    absent: _Absent,
 ) -> list[Line]:
     """One line for each row, or for all rows that differ in ``aside`` alone."""
     by_line: dict[tuple[str, ...], dict[str, Row]] = {}
@@ -176,6 +209,67 @@ def _lines(
         by_line.setdefault(key, {}).setdefault(at, row)
     lines = []
     for key, found in by_line.items():
-        fields = tuple(Field(column, found.get(value)) for column in columns for value in values)
-        lines.append(Line(next(iter(found.values())), key[: len(places)], fields))
+        first = next(iter(found.values()))
+        why = {value: absent.why(first, aside, value) for value in values if value not in found}
+        fields = tuple(
+            Field(column, found.get(value), why.get(value, "")) for column in columns for value in values
+        )
+        lines.append(Line(first, key[: len(places)], fields))
     return lines
+
+
+def _together(lines: list[Line]) -> list[Line]:
+    """Lines that differ in their first place alone together, in the order in which such groups begin."""
+    order: dict[tuple[str, ...], int] = {}
+    for line in lines:
+        order.setdefault(line.places[1:], len(order))
+    return sorted(lines, key=lambda line: order[line.places[1:]])
+
+
+class _Absent:
+    """Why a line has no cell for one of the places that stand side by side."""
+
+    def __init__(self, items: Sequence[Row]) -> None:
+        self._items = items
+        self._reasons: dict[str, dict[tuple[str, ...], str]] = {}
+        self._there: dict[tuple[str, str, str], set[str]] = {}
+
+    def why(self, line: Row, aside: str, value: str) -> str:
+        """The reason recorded for the cell, or for it in another setting; else what there is none of at ``value``."""
+        if aside not in self._reasons:
+            self._reasons[aside] = _reasons(self._items, aside)
+        for key in _alike(line, aside, value):
+            if key in self._reasons[aside]:
+                return self._reasons[aside][key]
+        run = value if aside == "run" else line.run
+        if run not in self._places("run", aside, value, run):
+            return f"none {where('run', run)}"
+        for name in ("host", "runtime", "batch", "threads"):
+            place = place_of(line, name)
+            if name != aside and place not in self._places(name, aside, value, run):
+                return f"none {where(name, place)}"
+        return "the run has no such cell"
+
+    def _places(self, key: str, aside: str, value: str, run: str) -> set[str]:
+        """The values of ``key`` in the cells of a run at the place ``value``."""
+        if (key, value, run) not in self._there:
+            at = [r for r in self._items if place_of(r, aside) == value and r.run == run]
+            self._there[key, value, run] = {place_of(r, key) for r in at}
+        return self._there[key, value, run]
+
+
+def _reasons(items: Sequence[Row], aside: str) -> dict[tuple[str, ...], str]:
+    """Why cells were not done, by what they are, and by that without batch and threads."""
+    found: dict[tuple[str, ...], str] = {}
+    for row in items:
+        if row.status != "ok":
+            for key in _alike(row, aside, place_of(row, aside)):
+                found.setdefault(key, row.reason or "no reason was recorded")
+    return found
+
+
+def _alike(row: Row, aside: str, value: str) -> list[tuple[str, ...]]:
+    """What says which cell stands at ``value`` in the line of ``row``: exactly, then whatever its batch and threads."""
+    keys = ("run", "variant", "runtime", "host", "batch", "threads")
+    told_by = [*(place_of(row, key) if key != aside else "" for key in keys)]
+    return [("exact", value, *told_by), ("alike", value, *told_by[:4])]

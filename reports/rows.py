@@ -373,15 +373,3 @@ def problems(run: RunData, items: list[Row]) -> list[Problem]:
             groups.setdefault(key, []).append(row.cell.label)
     found = [Problem(s, k, w, why, todo, tuple(names)) for (s, k, w, why, todo), names in groups.items()]
     return sorted(found, key=lambda p: (p.status != "failed", ("variant", "artifact", "cell").index(p.kind)))
-
-
-def gaps(items: list[Row], metrics: Iterable[str]) -> list[tuple[str, str, int]]:
-    """(metric, reason, number of cells) for values missing from cells that did run."""
-    counts: dict[tuple[str, str], int] = {}
-    for row in items:
-        for name in metrics:
-            quantity = row.metrics.get(name) or row.relative[name]
-            if row.status == "ok" and quantity.value is None:
-                key = (name, quantity.reason or "not recorded")
-                counts[key] = counts.get(key, 0) + 1
-    return [(name, reason, n) for (name, reason), n in counts.items()]

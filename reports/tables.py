@@ -15,7 +15,8 @@ from bench.types import SCHEMA, Json, Quantity
 from reports import rows as model
 from reports import text, verdicts
 from reports.claims import claims
-from reports.layout import USUAL_VIEW, Grid, Line, View, grids
+from reports.columns import Column, where
+from reports.layout import USUAL_VIEW, Grid, Line, View, columns_of, grids
 from reports.predict import predicted_lines
 from reports.rows import Problem, Row
 from reports.verdicts import Verdict
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from bench.store import RunData
 
 FORMATS = ("terminal", "md", "latex", "html", "csv", "json")
-_NAMES = {"accuracy": "accuracy", "latency_ms": "latency", "memory_mb": "memory", "energy_mj": "energy"}
-_SHOWN = tuple(_NAMES)
 
 
 def summary(run: RunData) -> str:
@@ -54,12 +53,40 @@ def problem_line(problem: Problem, full: bool = False) -> str:
     return f"{head}{names}: {problem.reason}{todo}"
 
 
-def gap_lines(items: list[Row]) -> list[str]:
-    """``energy missing in 12 cells: no instrument``, for the metrics that tables show."""
-    return [
-        f"{_NAMES[name]} missing in {text.plural(n, 'cell')}: {reason}"
-        for name, reason, n in model.gaps(items, _SHOWN)
-    ]
+def gap_lines(items: list[Row], columns: Sequence[Column]) -> list[str]:
+    """``memory and energy missing in 12 cells: no instrument``, of the columns of a table.
+
+    Not for cells that were not done, where the reason is that: :func:`problem_line` says it.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    for row in items:
+        reasons: dict[str, list[str]] = {}
+        for column in columns:
+            quantity = column.read(row)
+            reason = quantity.reason or "not recorded"
+            done = row.status == "ok" or (row.has_values and reason != row.reason)
+            if done and quantity.value is None:
+                reasons.setdefault(reason, []).append(column.title)
+        for reason, titles in reasons.items():
+            key = (text.listed(titles), reason)
+            counts[key] = counts.get(key, 0) + 1
+    return [f"{names} missing in {text.plural(n, 'cell')}: {why}" for (names, why), n in counts.items()]
+
+
+def absent_lines(found: Sequence[Grid]) -> list[str]:
+    """``pixel-8 has no cell in 12 lines: none on tensorrt``, for places side by side."""
+    counts: dict[tuple[str, str], int] = {}
+    for grid in found:
+        for line in grid.lines:
+            pairs = zip(grid.headings, line.fields, strict=True)
+            for key in dict.fromkeys((head, field.absent) for head, field in pairs if field.row is None):
+                counts[key] = counts.get(key, 0) + 1
+    return [f"{head} has no cell in {text.plural(n, 'line')}: {why}" for (head, why), n in counts.items()]
+
+
+def missing_lines(run: RunData, items: list[Row], view: View) -> list[str]:
+    """Why each dash of a run in a table is one: failures and skips, then what cells lack that did run."""
+    return [problem_line(p) for p in model.problems(run, items)] + gap_lines(items, columns_of(view))
 
 
 def verdict_lines(run: RunData, items: list[Row], found: list[Verdict]) -> list[str]:
@@ -81,10 +108,10 @@ def escape_md(value: str) -> str:
 
 
 def _heads(grid: Grid) -> list[str]:
-    """``variant, runtime, latency, ms``; of places side by side ``latency on pixel-8, ms``."""
+    """``variant, runtime, latency, ms``; of places side by side ``latency on pixel-8, ms``, ``latency in RUN, ms``."""
     found = list(grid.places)
     for column, place in zip(grid.columns, grid.above, strict=True):
-        name = f"{column.title} on {place}" if place else column.title
+        name = f"{column.title} {where(grid.aside, place)}" if place else column.title
         found.append(f"{name}, {column.unit}" if column.unit else name)
     return found
 
@@ -100,20 +127,23 @@ def render_md(runs: Sequence[RunData], view: View = USUAL_VIEW) -> str:
     out = [f"# {escape_md(summary(runs[0]))}", ""]
     if len(runs) > 1:
         out = ["# Several runs", "", *(f"- {escape_md(summary(run))}" for run in runs), ""]
-    for grid in grids([row for rows in every for row in rows], view):
+    shown = grids([row for rows in every for row in rows], view)
+    for grid in shown:
         out += [f"## {escape_md(grid.title)}", ""] if grid.title else []
         out.append("| " + " | ".join(escape_md(head) for head in _heads(grid)) + " |")
         out.append("|" + "---|" * len(grid.places) + "---:|" * len(grid.columns))
         out += ["| " + " | ".join(escape_md(cell) for cell in texts(line)) + " |" for line in grid.lines]
         out.append("")
     for run, items in zip(runs, every, strict=True):
-        out += _notes_md(run, items, f" of {items[0].run}" if len(runs) > 1 and items else "")
+        out += _notes_md(run, items, f" of {items[0].run}" if len(runs) > 1 and items else "", view)
+    if absent := absent_lines(shown):
+        out += ["## Missing side by side", "", *(f"- {escape_md(line)}" for line in absent), ""]
     return "\n".join([*out, "## Legend", "", *(f"- {escape_md(line)}" for line in legend()), ""])
 
 
-def _notes_md(run: RunData, items: list[Row], of: str) -> list[str]:
-    wrong = [problem_line(p) for p in model.problems(run, items)] + gap_lines(items)
+def _notes_md(run: RunData, items: list[Row], of: str, view: View) -> list[str]:
     found, out = verdicts.compare(run, items), []
+    wrong = missing_lines(run, items, view) + verdicts.uncompared(items, found)
     for title, said in (
         ("Verdicts", verdict_lines(run, items, found)),
         ("Each variant against what it was made from", verdicts.sentences(found)),
@@ -203,6 +233,7 @@ def to_json(run: RunData) -> Json:
     """The document of ``bench report --format json``; its schema is ``reports/schema.json``."""
     items = model.rows(run)
     found = verdicts.compare(run, items)
+    setting = verdicts.several(v.row for v in found)
     front = {id(row) for group in model.by_setting(items).values() for row in model.pareto(group)}
     about = ("name", "created", "command", "seed", "reference", "profile", "recipe", "data", "environment")
     fields = (
@@ -229,7 +260,7 @@ def to_json(run: RunData) -> Json:
             for record in run.variants.values()
         ],
         "cells": [finite(cell_json(row, id(row) in front)) for row in items],
-        "comparisons": [finite(verdicts.to_json(v)) for v in found],
+        "comparisons": [finite(verdicts.to_json(v, setting)) for v in found],
         "verdicts": [*verdict_lines(run, items, found), *verdicts.sentences(found)],
     }
 

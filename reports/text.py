@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from bench.types import Quantity
 
@@ -18,6 +19,8 @@ INTERVAL_NOTE = (
     "Accuracy changes compare the same test images in pairs."
 )
 SPLIT_NOTE = "Accuracy here is of the test set; bench choose decides on the validation set."
+WIDE = 0.5
+"""An interval that reaches further than this share of the value is a wide one."""
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _COUNTS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -35,23 +38,20 @@ def half_width(quantity: Quantity) -> float | None:
 
 
 def decimals(value: float, half: float | None) -> int:
-    """Decimals worth printing: to the interval's first digit (its second after a 1), 2 to 4 digits in all.
+    """Decimals of three significant digits; of two where the interval reaches further than half the value.
 
-    Without an interval: three significant digits.
+    How sure a value is, its interval says: the digits of a column do not change with it.
     """
-    if half is not None and half > 0:
-        place = math.floor(math.log10(half))
-        wanted = -place + (1 if half / 10**place < 2 else 0)
-    else:
-        half, wanted = None, 2
-    if value == 0 or not math.isfinite(value):
-        return max(0, wanted if half else 1)
-    magnitude = math.floor(math.log10(abs(value)))
-    return max(0, min(max(wanted, 1 - magnitude), 3 - magnitude) if half else 2 - magnitude)
+    if not math.isfinite(value):
+        return 0
+    if value == 0:
+        return 1 if not half else max(0, 1 - math.floor(math.log10(half)))
+    digits = 2 if half is not None and half >= WIDE * abs(value) else 3
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
 def number(value: float, half: float | None = None) -> str:
-    """``0.3123`` with half-width 0.0004; ``1.83`` with 0.03; three significant digits without one."""
+    """``0.312``; ``0.31`` with a half-width of 0.2."""
     return f"{value:.{decimals(value, half)}f}"
 
 
@@ -75,7 +75,7 @@ def plus_minus(quantity: Quantity, scale: float = 1.0, digits: int | None = None
         return MISSING
     half = half_width(quantity)
     if digits is None and (factor := _factor(quantity, half)):
-        return f"{mark(quantity)}{number(quantity.value * scale, quantity.value * scale / 2)}{factor}"
+        return f"{mark(quantity)}{number(quantity.value * scale, (half or 0.0) * scale)}{factor}"
     value = quantity.value * scale
     places = decimals(value, None if half is None else half * scale) if digits is None else digits
     shown = f"{mark(quantity)}{value:{sign}.{places}f}"
@@ -88,7 +88,7 @@ def plus_minus(quantity: Quantity, scale: float = 1.0, digits: int | None = None
 def _factor(quantity: Quantity, half: float | None) -> str:
     """``×÷2.2``: the arm of a prediction's wide interval, as a factor rounded up; an arm of ± would reach below 0."""
     value, low, high = quantity.value or 0.0, quantity.low or 0.0, quantity.high or 0.0
-    if quantity.provenance != "predicted" or half is None or low <= 0 or value <= 0 or half < 0.5 * value:
+    if quantity.provenance != "predicted" or half is None or low <= 0 or value <= 0 or half < WIDE * value:
         return ""
     return f"×÷{math.ceil(10 * max(high / value, value / low) - 1e-9) / 10:g}"
 
@@ -99,7 +99,7 @@ def percent_arm(quantity: Quantity) -> str:
     if quantity.value is None or half is None or quantity.value <= 0:
         return plus_minus(quantity)
     if factor := _factor(quantity, half):
-        return f"{mark(quantity)}{number(quantity.value, quantity.value / 2)}{factor}"
+        return f"{mark(quantity)}{number(quantity.value, half)}{factor}"
     share = max(1, math.ceil(100 * half / quantity.value - 1e-9))  # never ±0%
     return f"{mark(quantity)}{number(quantity.value, half)}±{share}%"
 
@@ -142,6 +142,16 @@ def count(quantity: Quantity) -> str:
     if quantity.value is None:
         return MISSING
     return mark(quantity) + "".join(_scaled(quantity.value, _COUNTS, ""))
+
+
+def fold(name: str, width: int) -> str:
+    """A name in lines of at most ``width``, parted after ``-``, ``_``, ``.`` or ``/``; inside a word only where that is longer."""
+    lines = [""]
+    for piece in re.split(r"(?<=[-_./])", name):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line[at : at + width] for line in lines for at in range(0, max(1, len(line)), width))
 
 
 def listed(names: list[str]) -> str:

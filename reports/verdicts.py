@@ -6,6 +6,7 @@ the same runtime, batch, threads and host (the reference, for a net trained from
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,29 @@ def compare(run: RunData, items: list[Row]) -> list[Verdict]:
     return found
 
 
+def uncompared(items: list[Row], found: list[Verdict]) -> list[str]:
+    """``not compared: student on litert, 1 cell: ...`` for what was timed, but has nothing timed that it was made from."""
+    known = {id(v.row): v for v in found}
+    groups: dict[str, list[Row]] = {}
+    for row in items:
+        verdict = known.get(id(row))
+        if row.is_reference or row.metrics["latency_ms"].value is None or (verdict and verdict.outcome):
+            continue
+        reason = verdict.ratio.reason if verdict else "nothing that it was made from is known there"
+        groups.setdefault(reason, []).append(row)
+    return [
+        f"not compared with what it was made from: {text.plural(len(rows), 'cell')} ({_some(rows)}): {reason}"
+        for reason, rows in groups.items()
+    ]
+
+
+def _some(rows: list[Row]) -> str:
+    """``student on litert``, NAMED at most."""
+    setting = several(rows)
+    names = list(dict.fromkeys(f"{row.cell.variant} on {place(row, setting)}" for row in rows))
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
 def graph(run: RunData, row: Row) -> Json:
     """What is recorded of the graph in the file that a row measured, as far as it holds on the row's runtime."""
     record = run.artifacts.get(row.record.get("artifact") or "") or {}
@@ -165,9 +189,16 @@ def verdicts(run: RunData, items: list[Row]) -> list[Verdict]:
 # --- a sentence for each
 
 
-def place(row: Row, settings: int = 1) -> str:
-    """``onnxruntime``, with batch, threads and host where a run has several settings or the device is another."""
-    if settings > 1:
+def several(items: Iterable[Row]) -> bool:
+    """Whether a sentence must name its setting: there are several batches or thread counts, or several hosts with latencies."""
+    known = [row for row in items if row.has_values]
+    timed = {row.cell.host for row in known if row.metrics["latency_ms"].value is not None}
+    return len(timed) > 1 or len({(row.cell.batch, row.cell.threads) for row in known}) > 1
+
+
+def place(row: Row, setting: bool = False) -> str:
+    """``onnxruntime``, with host, batch and threads where ``setting`` asks for them, else with a host that is not this machine."""
+    if setting:
         return f"{row.cell.runtime} ({model.setting_title(row.setting)})"
     return row.cell.runtime + ("" if row.cell.host == "local" else f" ({row.cell.host})")
 
@@ -197,13 +228,13 @@ def _size(smaller: Quantity) -> str:
     return f"{text.ratio(replace(smaller, value=1.0 / smaller.value))} larger"
 
 
-def sentence(verdict: Verdict, settings: int = 1) -> str:
+def sentence(verdict: Verdict, setting: bool = False) -> str:
     """``pruned-int8 on onnxruntime: 1.90x faster [1.85, 1.95], 3.9x smaller, accuracy -0.3 points [-0.6, +0.1] against pruned``."""
     parts = [p for p in (_speed(verdict), _size(verdict.smaller)) if p]
     if verdict.accuracy.value is not None:
         parts.append(f"accuracy {points(verdict.accuracy)}")
     against = f"against {verdict.base.cell.variant}"
-    return f"{verdict.row.cell.variant} on {place(verdict.row, settings)}: {', '.join(parts)} {against}."
+    return f"{verdict.row.cell.variant} on {place(verdict.row, setting)}: {', '.join(parts)} {against}."
 
 
 def points(quantity: Quantity) -> str:
@@ -214,12 +245,12 @@ def points(quantity: Quantity) -> str:
 
 def sentences(found: list[Verdict]) -> list[str]:
     """One sentence for every variant at every place it was measured, against what it was made from."""
-    settings = len({v.row.setting for v in found if v.outcome})
-    return [sentence(v, settings) for v in found]
+    setting = several(v.row for v in found)
+    return [sentence(v, setting) for v in found]
 
 
-def to_json(verdict: Verdict) -> Json:
-    """One comparison as in the report's JSON document."""
+def to_json(verdict: Verdict, setting: bool = False) -> Json:
+    """One comparison as in the report's JSON document; ``setting``: see :func:`place`."""
     cell = verdict.row.cell
     return {
         "variant": cell.variant,
@@ -234,7 +265,7 @@ def to_json(verdict: Verdict) -> Json:
         "x_smaller": verdict.smaller.to_json(),
         "accuracy_change": verdict.accuracy.to_json(),
         "causes": list(verdict.causes),
-        "sentence": sentence(verdict),
+        "sentence": sentence(verdict, setting),
     }
 
 
@@ -286,14 +317,11 @@ def _win(where: str, group: list[Verdict]) -> str:
 
 def lines(found: list[Verdict]) -> list[str]:
     """Sentences: each kind of change and place without a full win, then one for the wins of each kind."""
+    setting = several(v.row for v in found)
     found = [v for v in found if v.outcome]
-    settings = {v.row.setting for v in found}
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in found:
-        where = verdict.row.cell.runtime
-        if len(settings) > 1:
-            where += f" ({model.setting_title(verdict.row.setting)})"
-        groups.setdefault((verdict.change, where), []).append(verdict)
+        groups.setdefault((verdict.change, place(verdict.row, setting)), []).append(verdict)
     lost: list[tuple[int, str]] = []
     won: dict[str, list[str]] = {}
     for (what, where), group in groups.items():

@@ -135,7 +135,7 @@ def test_runs_and_columns_stand_side_by_side(mine):
         "report", "run", "other", "--columns", "latency,size", "--sort", "-size", "--format", "md", cwd=mine
     )
     assert shown.returncode == 0, shown.stderr
-    assert "| latency on run, ms | latency on other, ms |" in shown.stdout
+    assert "| latency in run, ms | latency in other, ms |" in shown.stdout
     tex = bench("report", "run", "--columns", "latency", "--format", "latex", "--output", "t.tex", cwd=mine)
     assert tex.returncode == 0 and r"\toprule" in (mine / "t.tex").read_text()
     for arguments, hint in (

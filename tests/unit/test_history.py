@@ -200,6 +200,18 @@ def test_the_page_is_one_file_with_every_change_and_no_network(kept: Path) -> No
     assert 'src="http' not in page and page.count('class="plot"') == 2
 
 
+def test_a_series_without_a_change_says_why_there_is_none(tmp_path: Path) -> None:
+    for n, name in ((3, "few"), (8, "many")):
+        for at in range(n):
+            history.add(tmp_path / "h.jsonl", source(5.0, name), f"{at:040x}", day(at))
+    document = trends.to_document(tmp_path / "h.jsonl", ("latency",), "*", 100)
+    said = {row["subject"].split()[0]: row["unchanged"] for row in report.trends(document)["rows"]}
+    assert said == {"few": "too few results to tell (6 needed)", "many": "no change found"}
+    unknown = report.trends(document | {"missing": "ruptures is not installed"})["rows"]
+    assert {row["unchanged"] for row in unknown} == {"too few results to tell (6 needed)", "not looked for"}
+    assert ">none<" not in report.page(document)
+
+
 def test_the_document_is_json(kept: Path) -> None:
     document = trends.to_document(kept, (), "stu*", 5)
     assert json.loads(json.dumps(document)) == document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import io
 import json
 import re
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UsageError
-from reports import layout, rows, tables
+from reports import layout, rows, tables, text
 from reports.columns import COLUMNS
 from reports.layout import View, grids, parse_view
 from tests.fixtures import FakeRun, example_run
@@ -77,6 +78,92 @@ def test_runs_stand_side_by_side_and_a_gap_is_a_dash(run: FakeRun, twin: FakeRun
     here, there = by_name["student-kd", "litert", "local", "1"]
     assert here.startswith("0.13") and there.startswith("0.26")
     assert by_name["teacher-pruned", "litert", "local", "1"][1] == "–"
+
+
+def test_titles_and_headings_name_what_they_are(run: FakeRun, twin: FakeRun) -> None:
+    items = rows.rows(run)
+    titles = [grid.title for grid in grids(items, parse_view("latency", "", "", "host"))]
+    assert titles == ["Hosts side by side, batch 1, 1 thread", "Hosts side by side, batch 8, 1 thread"]
+    assert grids(items, View(group_by=("runtime",)))[0].title == "litert, local, 1 thread"
+    for aside, head in (
+        ("run", "latency in twin, ms"),
+        ("host", "latency on local, ms"),
+        ("batch", "latency at batch 8, ms"),
+        ("threads", "latency with 1 thread, ms"),
+    ):
+        assert f"| {head} |" in tables.render([run, twin], "md", parse_view("latency", "", "", aside))
+    assert "batch 8" in tables.render([run], "html", parse_view("latency", "", "", "batch"))
+
+
+@pytest.mark.parametrize(("sort", "blocks"), [("", 1), ("latency", 2)])
+def test_two_runs_with_long_names_stand_together_in_80_columns(
+    run: FakeRun, twin: FakeRun, sort: str, blocks: int
+) -> None:
+    names = ("jetson-agx-xavier-demo-digits", "raspberry-pi-5-demo-digits")
+    runs = [
+        dataclasses.replace(one, path=run.path.parent / name)
+        for one, name in zip((run, twin), names, strict=True)
+    ]
+    shown = tables.render(runs, "terminal", parse_view("accuracy,latency", sort, "", "", 2), 80)
+    table = shown[shown.index("Runs side by side") : shown.index("Verdicts of")]
+    assert max(map(len, table.splitlines())) <= 80
+    heads = [line for line in table.splitlines() if line.startswith("variant")]
+    assert len(heads) == blocks and all(line.count("%") + line.count("ms") >= 2 for line in heads)
+    assert {line.split()[0] for line in table.splitlines() if line.startswith("student")} == {
+        "student", "student-kd", "student-int8", "student-kd-int8", "student-kd-bf16",
+    }  # fmt: skip
+    head = table[: table.index("variant")]
+    assert all(piece in head for piece in ("jetson-", "xavier-", "raspberry-"))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("aside", ["run", "host", "runtime", "batch", "threads"])
+def test_places_side_by_side_fit_the_terminal_in_any_order(run: FakeRun, width: int, aside: str) -> None:
+    names = ("jetson-agx-xavier-demo-digits", "raspberry-pi-5-demo-digits", "x" * 40)
+    runs = [dataclasses.replace(run, path=run.path.parent / name) for name in names]
+    for sort in ("", "-latency"):
+        shown = tables.render(runs, "terminal", parse_view("", sort, "", aside, 3), width)
+        assert max(map(len, shown.splitlines())) <= width and "…" not in shown
+
+
+VIEWS = [
+    (1, View()),
+    (1, View(("p99", "p95", "less-memory", "val-change", "top5", "device-memory"))),
+    (1, View(sort="-energy", group_by=("runtime",))),
+    (2, parse_view("", "", "", "", 2)),
+    (2, parse_view("", "", "", "host")),
+    (2, parse_view("latency,energy", "", "host", "threads")),
+    (1, parse_view("", "", "", "runtime")),
+    (2, parse_view("", "", "runtime", "batch")),
+]
+
+
+@pytest.mark.parametrize(("n", "view"), VIEWS)
+@pytest.mark.parametrize("fmt", ["terminal", "md", "latex", "html"])
+def test_every_dash_has_its_reason_below(run: FakeRun, twin: FakeRun, n: int, view: View, fmt: str) -> None:
+    fewer = [c for c in twin.cells if c["cell"]["runtime"] != "torch" or c["cell"]["batch"] == 1]
+    runs = [run, dataclasses.replace(twin, cells=fewer)][:n]
+    shown = tables.render(runs, fmt, view)
+    items = [row for of_run in rows.rows_of(runs) for row in of_run]
+    fields = [field for grid in grids(items, view) for line in grid.lines for field in line.fields]
+    missing = {field.quantity.reason for field in fields if field.quantity.value is None}
+    assert missing and "" not in missing
+    if fmt == "md":
+        shown = shown.replace("\\", "")
+    if fmt == "html":
+        shown = html.unescape(shown[shown.index('<section id="missing">') :])
+    said = "".join(shown.split())
+    for reason in missing:
+        assert "".join(reason.split()) in said, reason
+
+
+@given(st.text("ab-_./", min_size=1, max_size=40), st.integers(1, 20))
+def test_a_folded_name_breaks_inside_a_word_only_where_it_must(name: str, width: int) -> None:
+    lines = text.fold(name, width).split("\n")
+    assert "".join(lines) == name and max(map(len, lines)) <= width
+    pieces = re.split(r"(?<=[-_./])", name)
+    if max(map(len, pieces)) <= width:
+        assert all(line[-1] in "-_./" for line in lines[:-1])
 
 
 def test_runtimes_side_by_side_give_a_line_for_each_variant(run: FakeRun) -> None:

@@ -255,16 +255,27 @@ def test_sentences_stay_short_in_a_large_run(tmp_path: Path) -> None:
     ("value", "half", "shown"),
     [
         (1.8342, 0.03, "1.83"),
-        (0.31234, 0.0004, "0.3123"),
+        (0.31234, 0.0004, "0.312"),
+        (0.1201, 0.02, "0.120"),
+        (0.7132, 0.7, "0.71"),
         (1234.5, 40.0, "1234"),
         (12.3456, None, "12.3"),
         (0.0, None, "0.0"),
+        (0.0, 0.3, "0.00"),
     ],
 )
-def test_numbers_have_the_digits_their_interval_supports(
+def test_numbers_have_three_digits_and_two_where_the_interval_is_wide(
     value: float, half: float | None, shown: str
 ) -> None:
     assert text.number(value, half) == shown
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-4, 30.0), st.sampled_from(["measured", "predicted"]))
+def test_a_value_has_the_same_digits_in_every_style(value: float, share: float, provenance: Any) -> None:
+    """The width of the table, its columns and its order choose the style."""
+    quantity = Quantity(value, "ms", value / (1 + share), value * (1 + share), 9, provenance)
+    styles = (text.interval, text.plus_minus, text.percent_arm)
+    assert len({re.split(r"[ ±×]", show(quantity))[0] for show in styles}) == 1
 
 
 @given(

@@ -60,6 +60,71 @@ def test_every_variant_has_its_sentence_in_every_format(run: FakeRun) -> None:
     assert all(line in markdown and f">{line}</li>" in page for line in said)
 
 
+@pytest.fixture(scope="module")
+def threads(run: FakeRun) -> FakeRun:
+    """The run with each cell once more at 4 threads, where int8 on onnxruntime is three times slower."""
+    more = []
+    for cell in json.loads(json.dumps(run.cells)):
+        cell["cell"]["threads"] = 4
+        latency = cell["metrics"].get("latency_ms") or {"value": None}
+        if (
+            "int8" in cell["cell"]["variant"]
+            and cell["cell"]["runtime"] == "onnxruntime"
+            and latency["value"]
+        ):
+            latency |= {key: 3 * latency[key] for key in ("value", "low", "high")}
+        more.append(cell)
+    return dataclasses.replace(run, cells=[*run.cells, *more])
+
+
+def test_sentences_of_several_thread_counts_name_theirs(threads: FakeRun) -> None:
+    items = rows.rows(threads)
+    compared = verdicts.compare(threads, items)
+    document = json.loads(tables.render([threads], "json"))
+    said = [c["sentence"] for c in document["comparisons"]]
+    assert said == verdicts.sentences(compared) and len(set(said)) == len(said)
+    for line in (*said, *claims.chains(threads, items)):
+        assert ("1 thread)" in line) != ("4 threads)" in line), line
+    (quick,) = [s for s in said if s.startswith("teacher-int8 on onnxruntime (local, batch 1, 1 thread)")]
+    (slow,) = [s for s in said if s.startswith("teacher-int8 on onnxruntime (local, batch 1, 4 threads)")]
+    assert "1.80x faster" in quick and "slower" in slow
+    for line in verdicts.lines(compared)[:-1]:
+        assert "thread" in line
+
+
+def test_what_was_not_timed_names_its_threads_too(threads: FakeRun) -> None:
+    cells = json.loads(json.dumps(threads.cells))
+    for cell in cells:
+        if cell["cell"]["threads"] == 4:
+            cell["metrics"].pop("latency_ms", None)
+    untimed = dataclasses.replace(threads, cells=cells)
+    said = verdicts.sentences(verdicts.compare(untimed, rows.rows(untimed)))
+    assert said and all("thread" in line for line in said)
+
+
+def test_the_terminal_compares_with_the_parent_in_every_setting(threads: FakeRun) -> None:
+    shown = tables.render([threads], "terminal", width=100)
+    parts = shown.split("Against what each was made from ")[1:]
+    assert [part.splitlines()[0] for part in parts] == [
+        "(local, batch 1, 1 thread)",
+        "(local, batch 1, 4 threads)",
+    ]
+    lines = [next(x for x in part.splitlines() if x.startswith("teacher-int8")) for part in parts]
+    assert [line.split()[3] for line in lines] == ["1.80x", "0.60x▼"]
+
+
+def test_what_has_nothing_to_be_compared_with_is_told(run: FakeRun) -> None:
+    cells = [
+        c for c in run.cells if c["cell"]["runtime"] != "litert" or "teacher" not in c["cell"]["variant"]
+    ]
+    orphan = dataclasses.replace(run, cells=cells)
+    items = rows.rows(orphan)
+    (line,) = verdicts.uncompared(items, verdicts.compare(orphan, items))
+    assert line.startswith("not compared with what it was made from: 2 cells (student on litert, student-kd")
+    for fmt in ("terminal", "md"):
+        assert "".join(line.split()) in "".join(tables.render([orphan], fmt).replace("\\", "").split())
+
+
 def test_a_win_is_said_with_speed_size_and_accuracy_against_the_parent(
     found: dict[tuple[str, str], verdicts.Verdict],
 ) -> None:
