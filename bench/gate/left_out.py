@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.gate.lines import FAILED, Line
+from bench.gate.lines import Line
 from bench.gate.sides import Source
 from reports import text
 
@@ -35,7 +35,7 @@ def metrics(
     for line in found:
         lacks = [quantity.value is None for quantity in (line.base, line.head)]
         unknown = any(lacks) if line.metric == "accuracy" else lacking_both and all(lacks)
-        if unknown and line.verdict != FAILED and line.metric not in asked:
+        if unknown and line.verdict == "INCONCLUSIVE" and line.metric not in asked:
             key = (line.metric, line.note)
             absent[key] = absent.get(key, 0) + 1
         else:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import stats
-from bench.gate import numbers
+from bench.gate import left_out, numbers
 from bench.gate.lines import Line
 from bench.gate.sides import Answers, Side, Subject
 from bench.types import Artifact, Json, Quantity
@@ -120,6 +120,34 @@ def test_without_the_number_of_images_there_is_no_interval_and_no_verdict() -> N
 def test_answers_have_an_accuracy_of_so_many_images() -> None:
     found = Answers(np.arange(10) < 9, "x").accuracy()
     assert found.value == 0.9 and found.n == 10 and found.low < 0.9 < found.high
+
+
+# --- what is no line
+
+
+def line(metric: str, verdict: str, base: float | None, head: float | None) -> Line:
+    values = [Quantity(v, reason="" if v else "no meter") for v in (base, head)]
+    return Line(SUBJECT, metric, "recorded", 0.05, *values, Quantity(None), verdict, note="no meter")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "both", "stays"),
+    [
+        (line("energy", "INCONCLUSIVE", None, None), (), True, False),
+        (line("energy", "INCONCLUSIVE", None, None), (), False, True),
+        (line("energy", "INCONCLUSIVE", None, None), ("energy",), True, True),
+        (line("energy", "INCONCLUSIVE", 1.0, None), (), True, True),
+        (line("accuracy", "INCONCLUSIVE", 0.9, None), (), False, False),
+        (line("accuracy", "SAME", None, None), (), True, True),  # one file: known without a number
+        (line("latency", "FAILED", None, None), (), True, True),
+    ],
+)
+def test_only_what_nobody_asked_for_and_nobody_can_answer_is_no_line(
+    found: Line, asked: tuple[str, ...], both: bool, stays: bool
+) -> None:
+    kept, notes = left_out.metrics([found], frozenset(asked), both)
+    assert bool(kept) == stays
+    assert notes == ([] if stays else [f"{found.metric} of 1 subject is not compared: no meter"])
 
 
 # --- the command on exports
