@@ -208,12 +208,13 @@ def _split(
                 found.append(_size(subject, gate, one, other))
             elif name == "accuracy":
                 found.append(_accuracy(subject, gate, base, head, options, notify))
-            elif (options.recorded or not _both_here(one, other)) and (
-                line := numbers.identical(subject, name, gate, one, other)
-            ):
-                found.append(line)
             else:
-                noisy.setdefault(subject, {})[name] = gate
+                paired = METRICS[name].pairs and _both_here(one, other) and not options.recorded
+                line = None if paired else numbers.identical(subject, name, gate, one, other)
+                if line is None:
+                    noisy.setdefault(subject, {})[name] = gate
+                else:
+                    found.append(line)
     return found, noisy
 
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import stats
-from bench.gate import left_out, numbers
+from bench.gate import check, left_out, numbers
 from bench.gate.lines import Line
-from bench.gate.sides import Answers, Side, Subject
+from bench.gate.sides import Answers, Side, Source, Subject
+from bench.gate.thresholds import Settings, thresholds
 from bench.types import Artifact, Json, Quantity
 from reports import tables
 from tests.command import bench
@@ -59,6 +60,20 @@ def test_numbers_without_an_interval_and_of_two_files_prove_no_record() -> None:
     assert not numbers.one_record(coarse, coarse)
     assert not numbers.one_record(side("a"), side("b"))
     assert numbers.identical(SUBJECT, "energy", 0.05, side(), side()) is None, "nobody has an energy"
+
+
+def test_a_run_against_itself_is_the_same_though_its_energy_is_never_paired(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"weights")
+    energy = Quantity(0.7, "mJ/image", n=1, provenance="estimated")
+    own = Source(
+        "run",
+        {SUBJECT: replace(side("a", energy_mj=energy), path=tmp_path / "m.onnx")},
+        {"cpu": {"model": "A"}},
+    )
+    wanted = thresholds(("latency", "energy"), Settings())
+    for recorded, modes in ((False, ["exact", "identical"]), (True, ["identical", "identical"])):
+        found = check.check(own, own, wanted, check.Options(recorded=recorded), lambda event, details: None)
+        assert [(line.mode, line.verdict) for line in found.lines] == [(mode, "SAME") for mode in modes]
 
 
 # --- accuracies without their answers
