@@ -187,7 +187,9 @@ def compare(
         from dataclasses import replace
 
         wanted = replace(wanted, explicit=frozenset())
-    options = check.Options(runtime=runtime, allow_mismatch=allow_mismatch, allow_missing=True, recorded=True)
+    options = check.Options(
+        runtime=runtime, allow_mismatch=allow_mismatch, allow_missing=True, recorded=True, compare=True
+    )
     sides = [check.open_source(name, options) for name in (base, head)]
     checked = check.compare(sides[0], sides[1], wanted, options, lambda event, details: None)
     document = report.to_document(checked, sides[0], sides[1], errors.EXIT_DONE)

@@ -61,7 +61,7 @@ def explain(subject: Subject, *, batch: int, threads: int, seed: int, notify: No
     plain = latency([ms * 1e-3 for ms in profile["plain_ms"]], batch)["latency_ms"]
     own = latency([ms * 1e-3 for ms in profile["profiled_ms"]], batch)["latency_ms"]
     overhead = _overhead(profile, plain)
-    # a file made elsewhere says nothing of its precision
+    # not every format says what its weights are
     precision = "int8" if facts.get("int8_layers") else subject.artifact.precision
     rows = _rows(profile, kernels, overhead, noise, facts, batch)
     total = sum(row["time_us"]["value"] for row in rows)

@@ -113,6 +113,29 @@ def paired_accuracy(
     )
 
 
+def unpaired_accuracy(
+    base: tuple[int, int], other: tuple[int, int], confidence: float = CONFIDENCE
+) -> tuple[float, float, float, float]:
+    """Accuracy of ``other`` minus ``base``, each (right, of so many images): (difference, low, high, p).
+
+    For two independent samples: Newcombe's interval from Wilson's (method 10 of Statistics in Medicine 17, 1998), and the
+    two-sided z test with the pooled variance. Answers to the same images agree more than independent ones, so that both
+    say too little of them: use :func:`paired_accuracy` where the answers are known.
+
+    Raises:
+        ValueError: when a sample is empty or more were right than there are.
+    """
+    (a, n), (b, m) = base, other
+    (a_low, a_high), (b_low, b_high) = wilson(a, n, confidence), wilson(b, m, confidence)
+    p, q = a / n, b / m
+    pooled = (a + b) / (n + m)
+    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m))
+    chance = 2.0 * NormalDist().cdf(-abs(q - p) / error) if error else 1.0
+    low = q - p - math.hypot(q - b_low, a_high - p)
+    high = q - p + math.hypot(b_high - q, p - a_low)
+    return q - p, max(-1.0, low), min(1.0, high), chance
+
+
 def ratio_interval(
     numerator: tuple[float, float, float], denominator: tuple[float, float, float]
 ) -> tuple[float, float, float]:

@@ -24,9 +24,7 @@ _ROWS = (
 
 def render_cell(cell: Json) -> str:
     """Every metric of one cell with interval, count, provenance, or the reason why there is none."""
-    lines = [
-        f"{cell['file']} on {cell['runtime']}, batch {cell['batch']}, {text.plural(cell['threads'], 'thread')}"
-    ]
+    lines = [f"{cell['file']} on {cell['runtime']}, {_setting(cell)}"]
     if cell["status"] != "ok":
         return "\n".join([*lines, f"  failed: {cell['reason']}"])
     for key, label, unit in _ROWS:
@@ -52,6 +50,12 @@ def render_cell(cell: Json) -> str:
     return "\n".join(lines)
 
 
+def _setting(cell: Json) -> str:
+    """``int8, batch 1, 2 threads``; the precision where the file was read."""
+    known = [cell["precision"]] if cell.get("precision") else []
+    return ", ".join([*known, f"batch {cell['batch']}", text.plural(cell["threads"], "thread")])
+
+
 def _intervals(cell: Json) -> str:
     """What the intervals are of: where another run's median falls, or the calls of the only process."""
     processes = (cell["environment"].get("runtime") or {}).get("processes") or ()
@@ -71,7 +75,7 @@ def render_cells(found: Json) -> str:
     """One file on several runtimes: a line each, then what is particular to each, then why others are absent."""
     cells = found["cells"]
     first = cells[0]
-    lines = [f"{first['file']}, batch {first['batch']}, {text.plural(first['threads'], 'thread')}"]
+    lines = [f"{first['file']}, {_setting(first)}"]
     width = max(len(c["runtime"]) for c in cells)
     rows = [_summary(c) for c in cells]
     widths = [max(len(h), *(len(r[i]) for r in rows)) for i, h in enumerate(_COLUMNS)]

@@ -27,6 +27,9 @@ MODES = {
     "recorded": "recorded (numbers of two times)",
     "exact": "known exactly",
     "answers": "exact McNemar test on the answers to the same images",
+    "unpaired": "two numbers as of independent samples (Newcombe's interval, too wide where the images are the same ones); "
+    "McNemar's test wants the answers to each image, which a report in JSON does not keep",
+    "identical": "one record on both sides, every sample is the same",
 }
 STYLES = {
     "REGRESSED": "bold red",
@@ -133,23 +136,30 @@ def _method(document: Json) -> list[str]:
 
 def _unanswered(lines: Sequence[Json]) -> list[str]:
     """Why some lines have no answer; what is said of many lines is said once."""
-    said: dict[str, list[Json]] = {}
+    said: dict[tuple[str, str], list[Json]] = {}
     for line in lines:
         if line["verdict"] in ("INCONCLUSIVE", "FAILED"):
-            seen, unit = line["smallest"], "pt" if line["metric"] == "accuracy" else "%"
-            shown = f"{seen * 100:{'.2g' if seen < 0.1 else '.0f'}}{unit}" if seen else ""
-            least = f"; a change of {shown} would have been seen" if seen else ""
-            why = f"{line['note'] or 'the interval reaches beyond the limit'}{least}"
-            said.setdefault(why, []).append(line)
+            why = line["note"] or "the interval reaches beyond the limit"
+            said.setdefault((why, "pt" if line["metric"] == "accuracy" else "%"), []).append(line)
     found = []
-    for why, some in said.items():
+    for (why, unit), some in said.items():
         if len(some) <= SINGLY:
-            found += [f"{line['subject']}, {line['metric']}: {why}" for line in some]
+            found += [f"{line['subject']}, {line['metric']}: {why}{_seen([line], unit)}" for line in some]
         else:
             metrics = text.listed(list(dict.fromkeys(line["metric"] for line in some)))
             subjects = text.plural(len({line["subject"] for line in some}), "subject")
-            found.append(f"{metrics} of {subjects}: {why}")
+            found.append(f"{metrics} of {subjects}: {why}{_seen(some, unit)}")
     return found
+
+
+def _seen(lines: Sequence[Json], unit: str) -> str:
+    """``; a change of 1.8pt would have been seen``, of several lines the least and the most."""
+    least = sorted(line["smallest"] for line in lines if line["smallest"])
+    shown = [f"{seen * 100:{'.2g' if seen < 0.1 else '.0f'}}" for seen in least]
+    if not shown:
+        return ""
+    span = shown[0] if shown[0] == shown[-1] else f"{shown[0]} to {shown[-1]}"
+    return f"; a change of {span}{unit} would have been seen"
 
 
 def _rows(document: Json) -> Iterator[tuple[str, ...]]:

@@ -10,12 +10,13 @@ import base64
 import json
 import shutil
 import zlib
+from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from bench.errors import StoreError, UsageError
-from bench.gate.sides import Answers, Side, Source, Subject
+from bench.gate.sides import Answers, Side, Source, Subject, elsewhere
 from bench.gate.thresholds import METRICS
 from bench.store import file_sha256, write_atomic
 from bench.types import Artifact, Json, Quantity, to_json
@@ -118,7 +119,7 @@ def read(path: Path) -> Source:
         raise StoreError(
             f"{path} cannot be read",
             f"{type(error).__name__}: {error}",
-            "Make it anew with --update-baseline",
+            "Make it anew: `bench gate --update-baseline` or `bench report --format json`",
         ) from error
     raise StoreError(
         f"{path} is neither a baseline nor a report in JSON",
@@ -182,8 +183,12 @@ def _answers(stored: Json) -> Answers:
 def _export(document: Json, path: Path) -> Source:
     sides = {}
     machine: Json = {}
+    left_out: Counter[str] = Counter()
     for cell in document["cells"]:
-        if cell.get("status") != "ok" or cell.get("host", "local") != "local":
+        if cell.get("status") != "ok":
+            continue
+        if other := elsewhere(cell.get("host", "local"), bool(cell.get("prediction"))):
+            left_out[other] += 1
             continue
         numbers = {
             m.key: Quantity.from_json(cell[m.key])
@@ -193,4 +198,5 @@ def _export(document: Json, path: Path) -> Source:
         machine = machine or cell.get("environment") or {}
         subject = Subject(cell["variant"], cell["runtime"], cell["batch"], cell["threads"])
         sides[subject] = Side(Artifact(cell.get("format", ""), "", 0, ""), None, numbers)
-    return Source(str(path), sides, machine)
+    data = (document.get("run") or {}).get("data") or {}
+    return Source(str(path), sides, machine, digest=str(data.get("digest") or ""), left_out=left_out)

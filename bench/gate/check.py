@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import errors
 from bench.errors import UsageError
-from bench.gate import baseline, lines, pairwise, revisions
+from bench.gate import baseline, left_out, lines, numbers, pairwise, revisions
 from bench.gate.fingerprint import differences
 from bench.gate.lines import FAILED, Checked, Line
 from bench.gate.looks import LOOKS
@@ -28,7 +28,8 @@ GIT = "git:"
 class Options:
     """How the sides are read and measured.
 
-    ``recorded``: compare numbers even where both artifacts are here. ``history``: a file of results (:mod:`bench.history`) that
+    ``recorded``: compare numbers even where both artifacts are here. ``compare``: for `bench compare`, which measures nothing
+    and has no line for a metric that neither side has. ``history``: a file of results (:mod:`bench.history`) that
     tells how much sessions of this machine differ.
     """
 
@@ -42,6 +43,7 @@ class Options:
     allow_missing: bool = False
     allow_new: bool = False
     recorded: bool = False
+    compare: bool = False
     history: Path | None = None
     feeding: Feeding = field(default_factory=Feeding)
 
@@ -73,10 +75,20 @@ def open_source(
         return replace(found, title=f"{path} at {revision} ({commit[:9]})", commit=commit)
     path = Path(text)
     if path.suffix == ".json":
-        return baseline.read(path)
+        if options.compare and not path.is_file():
+            raise UsageError(
+                f"There is no file {path}",
+                todo="Write one with `bench report RUN --format json --output FILE`",
+            )
+        return _only(baseline.read(path), options.runtime)
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         return _file(path, options, name)
     return from_run(read_run(find_run(text)), options.runtime)
+
+
+def _only(source: Source, runtime: str) -> Source:
+    """The side without other runtimes than this one; an empty name is all of them."""
+    return replace(source, sides={s: side for s, side in source.sides.items() if runtime in ("", s.runtime)})
 
 
 def open_sides(
@@ -153,7 +165,7 @@ def compare(base: Source, head: Source, wanted: Thresholds, options: Options, no
             "Measure it too, make a new baseline, or give --allow-missing",
         )  # fmt: skip
     exact, noisy = _split(both, base, head, wanted, options, notify)
-    notes: list[str] = []
+    notes = left_out.cells(base, head)
     paired = {
         s: g for s, g in noisy.items() if _both_here(base.sides[s], head.sides[s]) and not options.recorded
     }
@@ -175,6 +187,8 @@ def compare(base: Source, head: Source, wanted: Thresholds, options: Options, no
         found += pairwise.measure(timed, found, options.budget, notify)
         notes += _overrun(time.monotonic() - started, options.budget) if timed else []
     _require_known(found, wanted)
+    found, absent = left_out.metrics(found, wanted.explicit, options.compare)
+    notes += absent
     order = {s: i for i, s in enumerate(both)}
     names = list(METRICS)
     judged = sorted(lines.together(found), key=lambda line: (order[line.subject], names.index(line.metric)))
@@ -212,21 +226,23 @@ def _split(
             elif name == "size":
                 found.append(_size(subject, gate, one, other))
             elif name == "accuracy":
-                line = _accuracy(
-                    subject, gate, one, other, options.data or base.data or head.data, options, notify
-                )
-                if line is not None or name in wanted.explicit:
-                    found.append(
-                        line or _unknown(subject, name, gate, "no answers to the same images: give --data")
-                    )
+                found.append(_accuracy(subject, gate, base, head, options, notify))
             else:
-                noisy.setdefault(subject, {})[name] = gate
+                paired = METRICS[name].pairs and _both_here(one, other) and not options.recorded
+                line = None if paired else numbers.identical(subject, name, gate, one, other)
+                if line is None:
+                    noisy.setdefault(subject, {})[name] = gate
+                else:
+                    found.append(line)
     return found, noisy
 
 
-def _unknown(subject: Subject, name: str, gate: float, reason: str) -> Line:
+def _unknown(
+    subject: Subject, name: str, gate: float, reason: str, known: Sequence[Quantity | None] = (None, None)
+) -> Line:
     none = Quantity.missing(reason)
-    return Line(subject, name, "recorded", gate, none, none, none, "INCONCLUSIVE", note=reason)
+    before, after = (q or none for q in known)
+    return Line(subject, name, "recorded", gate, before, after, none, "INCONCLUSIVE", note=reason)
 
 
 def _size(subject: Subject, gate: float, base: Side, head: Side) -> Line:
@@ -236,26 +252,38 @@ def _size(subject: Subject, gate: float, base: Side, head: Side) -> Line:
 
 
 def _accuracy(
-    subject: Subject, gate: float, base: Side, head: Side, data: str, options: Options, notify: Notify
-) -> Line | None:
-    """From the answers to the same images, asked for now where they were not stored; None where nobody has them."""
-    pre = (
-        base.artifact.preprocess or head.artifact.preprocess
-    )  # a file made elsewhere is fed as its other version
-    fed = [
-        replace(s, artifact=replace(s.artifact, preprocess=s.artifact.preprocess or pre))
-        for s in (base, head)
+    subject: Subject, gate: float, base: Source, head: Source, options: Options, notify: Notify
+) -> Line:
+    """From the answers to the same images, asked for now where they were not stored; else from the two numbers."""
+    both = base.sides[subject], head.sides[subject]
+    pre = both[0].artifact.preprocess or both[1].artifact.preprocess
+    # a file made elsewhere is fed as its other version
+    fed = [replace(s, artifact=replace(s.artifact, preprocess=s.artifact.preprocess or pre)) for s in both]
+    data = options.data or base.data or head.data
+    answers = [_answered(subject, side, data, options, notify) for side in fed]
+    known = [
+        a.accuracy() if a is not None else s.numbers.get("accuracy")
+        for a, s in zip(answers, both, strict=True)
     ]
-    sides = [_answered(subject, side, data, options, notify) for side in fed]
-    if sides[0] is None or sides[1] is None:
-        return None
-    if sides[0].images != sides[1].images:
-        return _unknown(subject, "accuracy", gate, "the two were tested on different images")
-    return lines.accuracy(subject, gate, sides[0], sides[1])
+    one, other = answers
+    if one is not None and other is not None:
+        if one.images != other.images:
+            return _unknown(subject, "accuracy", gate, "the two were tested on different images", known)
+        return lines.accuracy(subject, gate, one, other)
+    before, after = known
+    if before is None or after is None or before.value is None or after.value is None:
+        ask = "not both have an accuracy" if options.compare else "no answers to the same images: give --data"
+        return _unknown(subject, "accuracy", gate, ask, known)
+    if base.digest and head.digest and base.digest != head.digest:
+        return _unknown(subject, "accuracy", gate, "the two were tested on different data", known)
+    if line := numbers.identical(subject, "accuracy", gate, *both):
+        return line
+    lacks = "neither has" if one is other else f"the {'base' if one is None else 'head'} lacks"
+    return numbers.unpaired(subject, gate, before, after, f"{lacks} the answers to each image")
 
 
 def _answered(subject: Subject, side: Side, data: str, options: Options, notify: Notify) -> Answers | None:
-    if side.answers is not None or side.path is None or not data:
+    if side.answers is not None or side.path is None or not data or options.compare:
         return side.answers
     from bench.measure.artifact import Opened, answer, pick_runtime
 
@@ -286,17 +314,17 @@ def _recorded(
     machine = head.machine or environment.describe()
     unlike = differences(base.machine, machine, {s.runtime for s in wanted})
     if unlike and not options.allow_mismatch:
-        raise UsageError(
-            "The numbers of the base are from another environment", "; ".join(unlike),
-            "Compare artifacts that are both here, make a new baseline on this machine, or give --allow-mismatch",
-        )  # fmt: skip
+        todo = "Compare artifacts that are both here, make a new baseline on this machine, or give --allow-mismatch"
+        if options.compare:
+            todo = "Give --allow-mismatch, or measure both on one machine"
+        raise UsageError("The numbers of the base are from another environment", "; ".join(unlike), todo)
     notes += [
         f"environments differ: {text}" for text in unlike if f"environments differ: {text}" not in notes
     ]
     found = []
     spread = _spread(options.history, machine)
     for subject, gates in wanted.items():
-        side = _measured(subject, head.sides[subject], notify)
+        side = head.sides[subject] if options.compare else _measured(subject, head.sides[subject], notify)
         found += [
             lines.recorded(subject, m, gate, base.sides[subject], side, spread(m))
             for m, gate in gates.items()

@@ -15,7 +15,7 @@ from bench.measure.paired import POWER, Verdict
 from bench.types import Json, Quantity
 from reports.rows import weakest
 
-Mode = Literal["paired", "recorded", "exact", "answers"]
+Mode = Literal["paired", "recorded", "exact", "answers", "unpaired", "identical"]
 FAILED: Literal["FAILED"] = "FAILED"
 NOT_WORSE: Literal["NOT WORSE"] = "NOT WORSE"
 SESSION = 0.05
@@ -27,7 +27,8 @@ class Line:
     """``change`` is head / base - 1, or the difference of two accuracies; positive is more, whether better or not.
 
     ``mode``: ``paired`` (pairs of processes now), ``recorded`` (numbers of two times), ``exact`` (a size, or the very same
-    file) or ``answers`` (to the same images). ``p`` is None where nothing was left to chance. ``smallest``: the least
+    file), ``answers`` (to the same images), ``unpaired`` (accuracies without the answers) or ``identical`` (one record on
+    both sides). ``p`` is None where nothing was left to chance. ``smallest``: the least
     change that this would have shown in 80% of the cases. ``unit`` of ``base`` and ``head`` is the metric's.
     """
 
@@ -150,9 +151,7 @@ def accuracy(subject: Subject, gate: float, base: Answers, head: Answers) -> Lin
 
 
 def _accuracy(answers: Answers) -> Quantity:
-    right, n = int(answers.right.sum()), len(answers.right)
-    low, high = stats.wilson(right, n)
-    return Quantity(right / n, "fraction", low, high, n, "measured", "top-1 on test images; Wilson interval")
+    return answers.accuracy()
 
 
 # --- paired

@@ -7,12 +7,16 @@ A side comes from a run, a model file, a file in a git revision (:mod:`bench.gat
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import stats
 from bench.errors import StoreError, UsageError
 from bench.types import Artifact, Json, Quantity
+from reports import text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 
     from bench.measure.feeding import Feeding
     from bench.store import RunData
+
+NAMED = 5
+"""So many subjects are named in an error."""
 
 
 @dataclass(frozen=True, order=True)
@@ -49,6 +56,14 @@ class Answers:
     def of(cls, right: NDArray[np.bool_], labels: NDArray[np.int64]) -> Answers:
         return cls(right, hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()[:12])
 
+    def accuracy(self) -> Quantity:
+        """The share that was right, with its Wilson interval."""
+        right, n = int(self.right.sum()), len(self.right)
+        low, high = stats.wilson(right, n)
+        return Quantity(
+            right / n, "fraction", low, high, n, "measured", "top-1 on test images; Wilson interval"
+        )
+
 
 @dataclass(frozen=True)
 class Side:
@@ -66,13 +81,26 @@ class Side:
 
 @dataclass(frozen=True)
 class Source:
-    """One side of a check. ``machine``: where its numbers were measured (:func:`bench.measure.environment.describe`)."""
+    """One side of a check. ``machine``: where its numbers were measured (:func:`bench.measure.environment.describe`).
+
+    ``digest``: of the data set, where it is known. ``left_out``: how many cells it has that are no sides, by what they are
+    (:func:`elsewhere`).
+    """
 
     title: str
     sides: dict[Subject, Side]
     machine: Json = field(default_factory=dict)
     commit: str = ""
     data: str = ""
+    digest: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def elsewhere(host: str, predicted: bool) -> str:
+    """What a cell is that was not measured on this kind of machine; empty for one that was."""
+    if predicted:
+        return f"predicted for {host}"
+    return "" if host == "local" else f"measured on {host}"
 
 
 def from_file(
@@ -112,9 +140,15 @@ def from_run(run: RunData, runtime: str = "") -> Source:
 
     sides: dict[Subject, Side] = {}
     machine: Json = {}
+    left_out: Counter[str] = Counter()
     for row in rows(run):
         cell, record = row.cell, run.artifacts.get(row.record.get("artifact") or "")
-        if row.status != "ok" or record is None or cell.host != "local" or runtime not in ("", cell.runtime):
+        if row.status != "ok" or runtime not in ("", cell.runtime):
+            continue
+        if other := elsewhere(cell.host, bool(row.record.get("prediction"))):
+            left_out[other] += 1
+            continue
+        if record is None:
             continue
         artifact = Artifact.from_json(record["artifact"])
         machine = machine or row.record.get("environment") or {}
@@ -130,8 +164,11 @@ def from_run(run: RunData, runtime: str = "") -> Source:
             f"The run {run.path} has no measured cell to compare", todo="Look at it with `bench report`"
         )
     git = (run.manifest.get("environment") or {}).get("git") or {}
-    data = (run.manifest.get("data") or {}).get("spec") or ""
-    return Source(str(run.path), sides, machine, git.get("commit", ""), data)
+    data = run.manifest.get("data") or {}
+    return Source(
+        str(run.path), sides, machine, git.get("commit", ""),
+        str(data.get("spec") or ""), str(data.get("digest") or ""), left_out,
+    )  # fmt: skip
 
 
 def _object(run: RunData, sha256: str) -> Path | None:
@@ -167,10 +204,9 @@ def shared(
     """
     both = [s for s in head.sides if s in base.sides]
     if not both and not allow_none:
-        known = [", ".join(sorted(s.label for s in source.sides)[:5]) for source in (base, head)]
         raise UsageError(
             "The two have nothing in common to compare",
-            f"{base.title} has {known[0]}; {head.title} has {known[1]}",
+            f"the base {_holds(base)}; the other {_holds(head)}",
             "Compare runs of one recipe, or files by the same name and runtime",
         )
     return (
@@ -178,3 +214,13 @@ def shared(
         [s for s in base.sides if s not in head.sides],
         [s for s in head.sides if s not in base.sides],
     )
+
+
+def _holds(source: Source) -> str:
+    """``runs/old has student on litert, teacher on litert and 12 more``."""
+    names = sorted(s.label for s in source.sides)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    nothing = "nothing that was measured on this kind of machine" if source.left_out else "no subject"
+    known = ", ".join(names[:NAMED]) + more or nothing
+    others = ", ".join(text.plural(n, "cell") + f" {what}" for what, n in source.left_out.items())
+    return f"{source.title} has {known}" + (f" ({others})" if others and not names else "")

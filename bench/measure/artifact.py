@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench import runtimes
 from bench.errors import EdgefitError, MissingError, ModelError, UsageError, WorkerError
 from bench.hosts import open_host
-from bench.measure import accuracy, environment, power
+from bench.measure import accuracy, environment, power, precision
 from bench.measure.feeding import Feeding, match_classes, resolve
 from bench.measure.latency import METRICS, all_missing
 from bench.measure.processes import measure_processes
@@ -82,7 +82,7 @@ def describe_file(path: Path) -> tuple[Artifact, bool]:
                 f"Export the model again, or delete {sidecar.name} and say how pixels become the input (--preprocess)",
             )
         return replace(artifact, format=fmt, sha256=digest, size_bytes=path.stat().st_size), True
-    artifact = Artifact(fmt, file_sha256(path), path.stat().st_size, path.name)
+    artifact = Artifact(fmt, file_sha256(path), path.stat().st_size, path.name, precision.of_file(path, fmt))
     if fmt != "safetensors":
         return artifact, False
     from distill import models
@@ -175,7 +175,11 @@ def measure_file(
     cell = _cell(path, runtime, device, batch, threads)
     try:
         opened = open_artifact(path, runtime, said, bool(data), device)
-        cell |= {"runtime": opened.runtime.name, "device": opened.device}
+        cell |= {
+            "runtime": opened.runtime.name,
+            "device": opened.device,
+            "precision": opened.artifact.precision,
+        }
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)
             bounds = write_images(opened.artifact, data, seed, folder, path) if data else {}
@@ -276,12 +280,13 @@ def measure_everywhere(path: Path, **options: Any) -> Json:
 
 
 def _cell(path: Path, runtime: str, device: str | None, batch: int, threads: int) -> Json:
-    """What was asked for; ``device`` is None until the runtime has one."""
+    """What was asked for; ``device`` and ``precision`` are None until the file was opened."""
     return {
         "schema": SCHEMA,
         "file": str(path),
         "runtime": runtime,
         "device": device,
+        "precision": None,
         "batch": batch,
         "threads": threads,
     }

@@ -1,7 +1,8 @@
-"""The normalisation that a TensorFlow Lite file carries in its metadata, read without TensorFlow.
+"""What a TensorFlow Lite file says of itself, read without TensorFlow: the normalisation in its metadata, its weights' formats.
 
-Field numbers from the schemas: ``Model.buffers`` 4 and ``Model.metadata`` 6 (TensorFlow,
-``schema.fbs``); ``ModelMetadata.subgraph_metadata`` 3, ``SubGraphMetadata.input_tensor_metadata`` 2,
+Field numbers from the schemas: ``Model.subgraphs`` 2, ``Model.buffers`` 4, ``Model.metadata`` 6, ``SubGraph.tensors`` 0,
+``Tensor.type`` 1, ``Tensor.buffer`` 2, ``Buffer.data`` 0 and, of data behind the flatbuffer,
+``Buffer.size`` 2 (TensorFlow, ``schema.fbs``); ``ModelMetadata.subgraph_metadata`` 3, ``SubGraphMetadata.input_tensor_metadata`` 2,
 ``TensorMetadata.process_units`` 4, ``ProcessUnit.options_type`` 0 and ``options`` 1,
 ``NormalizationOptions.mean`` 0 and ``std`` 1 (tflite-support, ``metadata_schema.fbs``).
 """
@@ -47,6 +48,10 @@ class _Table:
         at = self._field(number)
         return _Table(self._data, self._table.Indirect(at + self._table.Pos)) if at else None
 
+    def length(self, number: int) -> int:
+        at = self._field(number)
+        return int(self._table.VectorLen(at)) if at else 0
+
     def data(self, number: int) -> bytes:
         at = self._field(number)
         if not at:
@@ -81,6 +86,21 @@ def normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | N
     mean, std = (tuple(v / 255 for v in values) for values in read)
     whole = len(mean) in (1, 3) and len(mean) == len(std)
     return (mean, std) if whole and all(map(math.isfinite, mean + std)) and min(std) > 0 else None
+
+
+def weights(path: Path) -> dict[int, int]:
+    """Bytes of constants by ``TensorType`` (0 float32, 1 float16, 9 int8); empty where the file is damaged."""
+    found: dict[int, int] = {}
+    try:
+        model = _Table.root(path.read_bytes())
+        sizes = [b.length(0) or b.number(2, "Uint64Flags") for b in model.tables(4)]
+        for graph in model.tables(2)[:1]:  # classifiers have no other
+            for tensor in graph.tables(0):
+                kind = tensor.number(1, "Int8Flags")
+                found[kind] = found.get(kind, 0) + sizes[tensor.number(2, "Uint32Flags")]
+    except (OSError, ImportError, struct.error, IndexError, TypeError, ValueError):
+        return {}  # its runtime will say so
+    return found
 
 
 def _options(data: bytes) -> _Table | None:

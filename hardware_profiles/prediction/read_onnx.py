@@ -140,6 +140,11 @@ def plain(name: str) -> str:
     return DIALECT.sub("", name)
 
 
+def quantizes(node: Any) -> bool:
+    """Does an operator compute in integers, or convert to or from them?"""
+    return node.op_type in ("QuantizeLinear", "DequantizeLinear") or bool(INTEGER.fullmatch(node.op_type))
+
+
 def read(source: Path | onnx.ModelProto, size: tuple[int, int] | None = None) -> Graph:
     """The graph of an ONNX file, or of a model that is loaded. ``size``: height and width where the file leaves them free.
 
@@ -284,7 +289,7 @@ class _Reader:
                 self.shapes.setdefault(n, self.shapes.get(held[0], ()) if held else ())
             return
         sources = tuple(dict.fromkeys(self.maker[n] for n in acts if n in self.maker))
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or INTEGER.fullmatch(node.op_type):
+        if quantizes(node):
             self.int8 = True
         if node.op_type == "DequantizeLinear":
             self.dequantized.update(node.output)

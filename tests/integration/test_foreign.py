@@ -109,6 +109,26 @@ def test_every_runtime_that_takes_the_file_has_its_cell(tmp_path: Path) -> None:
     assert all(c["latency_ms"]["value"] > 0 for c in found["cells"])
 
 
+def test_a_quantized_file_is_int8_wherever_it_is_described(tmp_path: Path) -> None:
+    from onnx import helper, numpy_helper
+
+    from bench.gate.sides import from_file
+    from reports.cell import render_cell
+
+    net = pixel_classifier([1, 3, SIDE, SIDE], 5)
+    weight = numpy_helper.to_array(net.graph.initializer[0])
+    whole = np.clip(np.round(weight / 0.05), -128, 127).astype(np.int8)
+    net.graph.initializer[0].CopyFrom(numpy_helper.from_array(whole, "q"))
+    net.graph.initializer.append(numpy_helper.from_array(np.float32(0.05), "scale"))
+    net.graph.node.insert(0, helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]))
+    path = save(net, tmp_path / "m.onnx")
+    code, cell, _ = measure(path)
+    assert code == 0 and cell["precision"] == "int8"
+    assert render_cell(cell).startswith(f"{path} on onnxruntime, int8, batch 1, 1 thread")
+    (side,) = from_file(path, "onnxruntime").sides.values()
+    assert side.artifact.precision == "int8"
+
+
 def test_a_free_side_is_asked_for_and_then_taken(tmp_path: Path) -> None:
     from onnx import helper
 

@@ -215,6 +215,30 @@ def test_nothing_in_common_is_an_error_and_no_pass() -> None:
         run(source("old", side("a"), names=("x",)), source("new", side("b"), names=("y",)), "size")
 
 
+def test_accuracy_that_nobody_asked_for_and_nobody_can_judge_is_no_line_but_a_note() -> None:
+    base, head = source("old", timed("a", 10, 10.1, 9.9)), source("new", timed("b", 20, 20.1, 19.9))
+    found = run(base, head)
+    assert {line.metric for line in found.lines} == {"latency", "size"}
+    assert found.notes == (
+        "accuracy of 1 subject is not compared: no answers to the same images: give --data",
+    )
+    with pytest.raises(UsageError, match="Nobody measured accuracy"):
+        run(base, head, "accuracy")
+
+
+def test_accuracy_of_a_side_with_answers_and_one_with_a_number_is_unpaired() -> None:
+    number = Quantity(0.95, "fraction", n=1000, provenance="measured")
+    base = source("old", side("a", accuracy=number))
+    head = source("new", replace(side("b"), answers=answers(948)))
+    (line,) = run(base, head, "accuracy").lines
+    assert (line.mode, line.verdict) == ("unpaired", "INCONCLUSIVE")
+    assert (
+        line.change.value == pytest.approx(-0.002) and line.note == "the base lacks the answers to each image"
+    )
+    (turned,) = run(head, base, "accuracy").lines
+    assert turned.note == "the head lacks the answers to each image"
+
+
 def test_what_the_head_lacks_is_an_error_unless_allowed() -> None:
     base = source("old", side("a"), side("b"), names=("x", "y"))
     with pytest.raises(UsageError, match=r"lacks 1 .*y on onnxruntime"):
