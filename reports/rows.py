@@ -81,6 +81,18 @@ class Row:
         return self.cell.host, self.cell.batch, self.cell.threads
 
     @property
+    def compared(self) -> dict[str, Quantity]:
+        """``relative`` for files of numbers: the reference is not compared with itself."""
+        if not self.is_reference:
+            return self.relative
+        return {
+            name: Quantity.missing("the reference itself", quantity.unit)
+            if quantity.value is not None
+            else quantity
+            for name, quantity in self.relative.items()
+        }
+
+    @property
     def has_values(self) -> bool:
         """Whether anything worth a line of a table is known: MACs and parameters alone are not."""
         names = ("accuracy", "latency_ms", "size_bytes", "memory_mb", "energy_mj")

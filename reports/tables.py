@@ -181,7 +181,7 @@ def render_csv(runs: Sequence[RunData]) -> str:
         known = [row.run] * len(first) + [getattr(row.cell, name) for name in start]
         values: list[Any] = []
         for name in names:
-            q = row.metrics.get(name) or row.relative[name]
+            q = row.metrics.get(name) or row.compared[name]
             values += [q.value, q.low, q.high, q.n, q.provenance, q.reason if q.value is None else ""]
         writer.writerow([_safe(v) for v in (*known, row.format, row.status, row.reason, row.remedy, *values)])
     return out.getvalue()
@@ -203,7 +203,7 @@ def finite(value: Any) -> Any:
 
 def cell_json(row: Row, on_front: bool = False) -> Json:
     """One cell as in every JSON document: coordinates, status and quantities side by side."""
-    quantities = {name: q.to_json() for name, q in {**row.metrics, **row.relative}.items()}
+    quantities = {name: q.to_json() for name, q in {**row.metrics, **row.compared}.items()}
     for name, quantity in quantities.items():
         if quantity["value"] is not None and not math.isfinite(quantity["value"]):
             quantities[name] = Quantity.missing("not a finite number", quantity["unit"]).to_json()

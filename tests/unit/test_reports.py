@@ -65,6 +65,22 @@ def test_ratios_compare_with_the_reference_on_the_same_runtime(items: list[rows.
     assert find(items, "teacher-int8", "litert").relative["x_faster"].value == pytest.approx(0.412 / 0.71)
 
 
+@pytest.mark.parametrize("fmt", ["csv", "json"])
+def test_files_of_numbers_do_not_compare_the_reference_with_itself(run: FakeRun, fmt: str) -> None:
+    names = (*rows.RATIOS, *rows.CHANGES)
+    made = tables.render([run], fmt)
+    if fmt == "csv":
+        cells = list(csv.DictReader(io.StringIO(made)))
+        values = [(c["variant"], c[n], c[f"{n}_reason"]) for c in cells if c["status"] == "ok" for n in names]
+    else:
+        known = [c for c in json.loads(made)["cells"] if c["status"] == "ok"]
+        values = [(c["variant"], c[n]["value"], c[n].get("reason")) for c in known for n in names]
+    own = [(value, reason) for variant, value, reason in values if variant == "teacher"]
+    assert own and not any(value for value, _ in own)
+    assert "the reference itself" in {reason for _, reason in own}
+    assert any(value for variant, value, _ in values if variant != "teacher")
+
+
 @pytest.mark.parametrize(("name", "prefix"), [("accuracy_change", "test"), ("val_accuracy_change", "val")])
 def test_accuracy_change_is_paired_and_of_the_right_split(
     run: FakeRun, items: list[rows.Row], name: str, prefix: str
