@@ -82,7 +82,7 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
     bench gate model.onnx --baseline gate.json --data folder:PHOTOS
     bench gate model.onnx --baseline gate.json --update-baseline --reason "first"
     """
-    from bench.gate import check
+    from bench.gate import check, sources
     from bench.gate.thresholds import read_settings, thresholds
     from bench.measure.feeding import Feeding, parse
     from bench.progress import Progress
@@ -110,12 +110,12 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
         "data": rest["data"] or settings.data,
         "budget": parse_quantity(budget, "latency", "the budget") / 1e3,
     }
-    options = check.Options(**rest | own, history=Path(settings.history) if settings.history else None)
+    options = sources.Options(**rest | own, history=Path(settings.history) if settings.history else None)
     with Progress(console(), quiet=as_json) as progress:
         if update_baseline:
-            head = check.merged([check.open_source(name, options, settings) for name in names])
+            head = sources.merged([sources.open_source(name, options, settings) for name in names])
             return _update(Path(against), head, reason, options, progress)
-        base, head = check.open_sides(names, against, options, settings)
+        base, head = sources.open_sides(names, against, options, settings)
         checked = check.check(base, head, wanted, options, progress)
     code = check.exit_code(checked, allow_inconclusive)
     document = report.to_document(checked, base, head, code)
@@ -178,7 +178,7 @@ def compare(
     Nothing is measured: the two were measured at two times, and the spread between sessions is counted.
     For a verdict that can be trusted to a few percent, `bench gate` measures both now.
     """
-    from bench.gate import check
+    from bench.gate import check, sources
     from bench.gate.thresholds import METRICS, Settings, thresholds
     from reports import gate as report
 
@@ -187,11 +187,11 @@ def compare(
         from dataclasses import replace
 
         wanted = replace(wanted, explicit=frozenset())
-    options = check.Options(
+    options = sources.Options(
         runtime=runtime, allow_mismatch=allow_mismatch, allow_missing=True, recorded=True, compare=True
     )
-    sides = [check.open_source(name, options) for name in (base, head)]
-    checked = check.compare(sides[0], sides[1], wanted, options, lambda event, details: None)
+    sides = [sources.open_source(name, options) for name in (base, head)]
+    checked = check.check(sides[0], sides[1], wanted, options, lambda event, details: None)
     document = report.to_document(checked, sides[0], sides[1], errors.EXIT_DONE)
     if as_json or fmt == "json":
         print_json(document)

@@ -65,15 +65,16 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
     from bench import history as store
     from bench import trends
     from bench.gate import check, revisions
+    from bench.gate.sources import Options, open_source
     from bench.progress import Progress
 
     place, here = place_of(path), Path.cwd()
     head = revisions.commit_of(here, commit or "HEAD")
-    options = check.Options(runtime=runtime, data=data)
+    options = Options(runtime=runtime, data=data)
     said: list[str] = []
     with Progress(console()) as progress:
         for text in sources:
-            source = check.complete(check.open_source(text, options), data, options, progress)
+            source = check.complete(open_source(text, options), data, options, progress)
             name = head
             if source.commit and not commit:
                 with contextlib.suppress(errors.EdgefitError):  # a run of another repository

@@ -5,152 +5,23 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from bench import errors
 from bench.errors import UsageError
-from bench.gate import baseline, left_out, lines, numbers, pairwise, revisions
+from bench.gate import accuracy, left_out, lines, numbers, pairwise
 from bench.gate.fingerprint import differences
 from bench.gate.lines import FAILED, Checked, Line
 from bench.gate.looks import LOOKS
-from bench.gate.sides import Answers, Side, Source, Subject, from_file, from_run, shared
-from bench.gate.thresholds import METRICS, Settings, Thresholds
+from bench.gate.sides import Side, Source, Subject, shared
+from bench.gate.sources import Options
+from bench.gate.thresholds import METRICS, Thresholds
 from bench.measure import environment
-from bench.measure.feeding import Feeding
-from bench.runtimes import SUFFIXES
 from bench.types import Json, Notify, Quantity
-
-GIT = "git:"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the sides are read and measured.
-
-    ``recorded``: compare numbers even where both artifacts are here. ``compare``: for `bench compare`, which measures nothing
-    and has no line for a metric that neither side has. ``history``: a file of results (:mod:`bench.history`) that
-    tells how much sessions of this machine differ.
-    """
-
-    runtime: str = ""
-    batch: int = 1
-    threads: int = 1
-    data: str = ""
-    seed: int = 0
-    budget: float = pairwise.BUDGET
-    allow_mismatch: bool = False
-    allow_missing: bool = False
-    allow_new: bool = False
-    recorded: bool = False
-    compare: bool = False
-    history: Path | None = None
-    feeding: Feeding = field(default_factory=Feeding)
-
-
-def open_source(
-    text: str, options: Options, settings: Settings | None = None, beside: str = "", name: str = ""
-) -> Source:
-    """A side by its name: a run, a model file, a baseline or a report in JSON, or ``git:REVISION[:FILE]``.
-
-    Args:
-        beside: the other side's name: the file that a revision without one means.
-        name: what its subject is called, where it is a file.
-
-    Raises:
-        EdgefitError: whatever is wrong with it.
-    """
-    from bench.store import read_run
-    from bench.terminal import find_run
-
-    if text.startswith(GIT):
-        revision, _, inside = text[len(GIT) :].partition(":")
-        path = Path(inside or beside)
-        if not inside and (not beside or (Path(beside) / "manifest.json").exists()):
-            raise UsageError(
-                f"{text} does not say which file", todo="Write git:REVISION:FILE, or check a file"
-            )
-        there, commit = revisions.file_at(revision, path, settings.build if settings else "")
-        found = _file(there, options, name or path.stem)
-        return replace(found, title=f"{path} at {revision} ({commit[:9]})", commit=commit)
-    path = Path(text)
-    if path.suffix == ".json":
-        if options.compare and not path.is_file():
-            raise UsageError(
-                f"There is no file {path}",
-                todo="Write one with `bench report RUN --format json --output FILE`",
-            )
-        return _only(baseline.read(path), options.runtime)
-    if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
-        return _file(path, options, name)
-    return from_run(read_run(find_run(text)), options.runtime)
-
-
-def _only(source: Source, runtime: str) -> Source:
-    """The side without other runtimes than this one; an empty name is all of them."""
-    return replace(source, sides={s: side for s, side in source.sides.items() if runtime in ("", s.runtime)})
-
-
-def open_sides(
-    names: Sequence[str], against: str, options: Options, settings: Settings | None = None
-) -> tuple[Source, Source]:
-    """(base, head) of what is checked: one run, or files, which a revision has by the same names.
-
-    Files that the revision does not have are only in the head.
-
-    Raises:
-        EdgefitError: see :func:`open_source`; several files against what is no revision and no stored baseline.
-    """
-    head = merged([open_source(name, options, settings) for name in names])
-    if not against.startswith(GIT):
-        if len(names) > 1 and Path(against).suffix != ".json":
-            raise UsageError(
-                "Several files are held against a revision or a JSON baseline",
-                against,
-                "Write --baseline git:REVISION",
-            )
-        return open_source(against, options, settings, name=Path(names[0]).stem), head
-    found, absent = [], None
-    for name in names:
-        try:
-            found.append(open_source(against, options, settings, beside=name, name=Path(name).stem))
-        except revisions.NotThereError as error:
-            absent = error
-    if absent is not None and not found and not options.allow_new:
-        raise absent
-    return merged(found) if found else Source(against[len(GIT) :], {}), head
-
-
-def merged(sources: Sequence[Source]) -> Source:
-    """Several files as one side. Raises UsageError where two have one name."""
-    if len(sources) == 1:
-        return sources[0]
-    sides: dict[Subject, Side] = {}
-    for source in sources:
-        for subject, side in source.sides.items():
-            if subject in sides:
-                raise UsageError(
-                    f"Two files are called {subject.label}", source.title, "Check them one at a time"
-                )
-            sides[subject] = side
-    title = ", ".join(s.title for s in sources[:3]) + (
-        f" and {len(sources) - 3} more" if len(sources) > 3 else ""
-    )
-    return replace(sources[0], title=title, sides=sides)
-
-
-def _file(path: Path, options: Options, name: str) -> Source:
-    feeding = options.feeding if not path.with_name(path.name + ".json").exists() else None
-    return from_file(path, options.runtime, options.batch, options.threads, name, feeding, bool(options.data))
 
 
 def check(base: Source, head: Source, wanted: Thresholds, options: Options, notify: Notify) -> Checked:
-    """The gate: did anything get worse? See :func:`compare`, and :func:`bench.gate.lines.one_sided` for its answer."""
-    found = compare(base, head, wanted, options, notify)
-    return replace(found, lines=tuple(lines.one_sided(found.lines)))
-
-
-def compare(base: Source, head: Source, wanted: Thresholds, options: Options, notify: Notify) -> Checked:
     """Judge every metric of every subject that both sides have.
 
     Raises:
@@ -191,7 +62,8 @@ def compare(base: Source, head: Source, wanted: Thresholds, options: Options, no
     notes += absent
     order = {s: i for i, s in enumerate(both)}
     names = list(METRICS)
-    judged = sorted(lines.together(found), key=lambda line: (order[line.subject], names.index(line.metric)))
+    judged = lines.together(found) if options.compare else lines.one_sided(lines.together(found))
+    judged.sort(key=lambda line: (order[line.subject], names.index(line.metric)))
     pairs = {one.subject.label: one.raw() for one in timed}
     seconds = time.monotonic() - start
     return Checked(tuple(judged), tuple(only_base), tuple(only_head), tuple(notes), seconds, pairs)
@@ -226,7 +98,7 @@ def _split(
             elif name == "size":
                 found.append(_size(subject, gate, one, other))
             elif name == "accuracy":
-                found.append(_accuracy(subject, gate, base, head, options, notify))
+                found.append(accuracy.judge(subject, gate, base, head, options, notify))
             else:
                 paired = METRICS[name].pairs and _both_here(one, other) and not options.recorded
                 line = None if paired else numbers.identical(subject, name, gate, one, other)
@@ -237,67 +109,10 @@ def _split(
     return found, noisy
 
 
-def _unknown(
-    subject: Subject, name: str, gate: float, reason: str, known: Sequence[Quantity | None] = (None, None)
-) -> Line:
-    none = Quantity.missing(reason)
-    before, after = (q or none for q in known)
-    return Line(subject, name, "recorded", gate, before, after, none, "INCONCLUSIVE", note=reason)
-
-
 def _size(subject: Subject, gate: float, base: Side, head: Side) -> Line:
     if not all(side.numbers.get("size_bytes", Quantity(None)).value for side in (base, head)):
-        return _unknown(subject, "size", gate, "a size is not recorded")
+        return lines.unknown(subject, "size", gate, "a size is not recorded")
     return lines.exact(subject, "size", gate, base, head)
-
-
-def _accuracy(
-    subject: Subject, gate: float, base: Source, head: Source, options: Options, notify: Notify
-) -> Line:
-    """From the answers to the same images, asked for now where they were not stored; else from the two numbers."""
-    both = base.sides[subject], head.sides[subject]
-    pre = both[0].artifact.preprocess or both[1].artifact.preprocess
-    # a file made elsewhere is fed as its other version
-    fed = [replace(s, artifact=replace(s.artifact, preprocess=s.artifact.preprocess or pre)) for s in both]
-    data = options.data or base.data or head.data
-    answers = [_answered(subject, side, data, options, notify) for side in fed]
-    known = [
-        a.accuracy() if a is not None else s.numbers.get("accuracy")
-        for a, s in zip(answers, both, strict=True)
-    ]
-    one, other = answers
-    if one is not None and other is not None:
-        if one.images != other.images:
-            return _unknown(subject, "accuracy", gate, "the two were tested on different images", known)
-        return lines.accuracy(subject, gate, one, other)
-    before, after = known
-    if before is None or after is None or before.value is None or after.value is None:
-        ask = "not both have an accuracy" if options.compare else "no answers to the same images: give --data"
-        return _unknown(subject, "accuracy", gate, ask, known)
-    if base.digest and head.digest and base.digest != head.digest:
-        return _unknown(subject, "accuracy", gate, "the two were tested on different data", known)
-    if line := numbers.identical(subject, "accuracy", gate, *both):
-        return line
-    lacks = "neither has" if one is other else f"the {'base' if one is None else 'head'} lacks"
-    return numbers.unpaired(subject, gate, before, after, f"{lacks} the answers to each image")
-
-
-def _answered(subject: Subject, side: Side, data: str, options: Options, notify: Notify) -> Answers | None:
-    if side.answers is not None or side.path is None or not data or options.compare:
-        return side.answers
-    from bench.measure.artifact import Opened, answer, pick_runtime
-
-    notify("item", {"name": f"{subject.label}: answers to the test images of {data}", "done": False})
-    runtime, device = pick_runtime(side.artifact, subject.runtime)
-    right, labels = answer(
-        side.path,
-        Opened(side.artifact, runtime, device),
-        data,
-        options.seed,
-        subject.threads,
-        options.feeding,
-    )
-    return Answers.of(right, labels)
 
 
 def _recorded(
@@ -409,7 +224,9 @@ def complete(source: Source, data: str, options: Options, notify: Notify) -> Sou
     sides = {}
     for subject, side in source.sides.items():
         full = _measured(subject, side, notify)
-        sides[subject] = replace(full, answers=_answered(subject, full, data or source.data, options, notify))
+        sides[subject] = replace(
+            full, answers=accuracy.answered(subject, full, data or source.data, options, notify)
+        )
     return replace(
         source, sides=sides, machine=source.machine or environment.describe(), data=data or source.data
     )

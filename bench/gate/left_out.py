@@ -22,19 +22,21 @@ def cells(base: Source, head: Source) -> list[str]:
 
 
 def metrics(
-    found: Sequence[Line], asked: frozenset[str], lacking_both: bool = False
+    found: Sequence[Line], asked: frozenset[str], comparing: bool = False
 ) -> tuple[list[Line], list[str]]:
     """(the lines that stay, sentences about the others): a metric that nobody asked for and nobody can answer is no line.
 
     Args:
         asked: metrics that must be known.
-        lacking_both: also without lines for noisy metrics that neither side has.
+        comparing: for `bench compare`, which has no line for a noisy metric that neither side has. A gate has none for
+            accuracies without the answers to each image, where they are too few to tell.
     """
     stay: list[Line] = []
     absent: dict[tuple[str, str], int] = {}
     for line in found:
         lacks = [quantity.value is None for quantity in (line.base, line.head)]
-        unknown = any(lacks) if line.metric == "accuracy" else lacking_both and all(lacks)
+        unknown = any(lacks) if line.metric == "accuracy" else comparing and all(lacks)
+        unknown |= not comparing and line.mode == "unpaired"
         if unknown and line.verdict == "INCONCLUSIVE" and line.metric not in asked:
             key = (line.metric, line.note)
             absent[key] = absent.get(key, 0) + 1

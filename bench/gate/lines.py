@@ -74,6 +74,15 @@ def _values(base: Side, head: Side, name: str) -> tuple[Quantity, Quantity]:
     return base.numbers.get(key, none), head.numbers.get(key, none)
 
 
+def unknown(
+    subject: Subject, name: str, gate: float, reason: str, known: Sequence[Quantity | None] = (None, None)
+) -> Line:
+    """A line of recorded numbers that cannot be judged, for this reason; ``known``: base and head, as far as they are."""
+    none = Quantity.missing(reason)
+    before, after = (q or none for q in known)
+    return Line(subject, name, "recorded", gate, before, after, none, "INCONCLUSIVE", note=reason)
+
+
 # --- exact
 
 
@@ -144,14 +153,10 @@ def accuracy(subject: Subject, gate: float, base: Answers, head: Answers) -> Lin
         "measured",
         f"the same {n} test images, Agresti-Min interval, exact McNemar p={p:.3g}",
     )
-    before, after = (_accuracy(a) for a in (base, head))
+    before, after = (a.accuracy() for a in (base, head))
     return Line(
         subject, "accuracy", "answers", gate, before, after, change, verdict, p, max(gate, smallest), note
     )
-
-
-def _accuracy(answers: Answers) -> Quantity:
-    return answers.accuracy()
 
 
 # --- paired

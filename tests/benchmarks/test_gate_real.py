@@ -19,8 +19,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bench.gate import check, noise, pairwise
-from bench.gate.check import Options
 from bench.gate.sides import from_file
+from bench.gate.sources import Options
 from bench.gate.thresholds import Settings, thresholds
 from bench.measure import turns
 from bench.measure.selftest import standard_model

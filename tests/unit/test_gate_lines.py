@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.errors import UsageError
-from bench.gate import check, lines
+from bench.gate import check, lines, sources
 from bench.gate.fingerprint import differences
 from bench.gate.lines import Checked, Line
 from bench.gate.sides import Answers, Side, Source, Subject, shared
@@ -190,7 +190,7 @@ def source(
 
 def run(base: Source, head: Source, *metrics: str, **options: bool) -> Checked:
     return check.check(
-        base, head, thresholds(metrics, Settings()), check.Options(**options), lambda event, details: None
+        base, head, thresholds(metrics, Settings()), sources.Options(**options), lambda event, details: None
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import stats
-from bench.gate import check, left_out, numbers
+from bench.gate import accuracy, check, left_out, numbers, sources
 from bench.gate.lines import Line
 from bench.gate.sides import Answers, Side, Source, Subject
 from bench.gate.thresholds import Settings, thresholds
@@ -72,7 +72,7 @@ def test_a_run_against_itself_is_the_same_though_its_energy_is_never_paired(tmp_
     )
     wanted = thresholds(("latency", "energy"), Settings())
     for recorded, modes in ((False, ["exact", "identical"]), (True, ["identical", "identical"])):
-        found = check.check(own, own, wanted, check.Options(recorded=recorded), lambda event, details: None)
+        found = check.check(own, own, wanted, sources.Options(recorded=recorded), lambda event, details: None)
         assert [(line.mode, line.verdict) for line in found.lines] == [(mode, "SAME") for mode in modes]
 
 
@@ -110,7 +110,7 @@ def test_the_same_images_say_more_than_two_numbers() -> None:
 
 
 def unpaired(base: Quantity, head: Quantity) -> Line:
-    return numbers.unpaired(SUBJECT, 0.005, base, head, "neither has the answers")
+    return accuracy.unpaired(SUBJECT, 0.005, base, head, "neither has the answers")
 
 
 def test_two_accuracies_are_shown_and_judged_with_an_honest_interval() -> None:
@@ -213,6 +213,21 @@ def test_two_exports_show_both_accuracies_and_why_they_are_not_judged_by_image(
         assert line["note"] == "neither has the answers to each image"
     said = bench("compare", "a.json", "b.json", cwd=tmp_path).stdout
     assert "McNemar's test wants the answers" in " ".join(said.split())
+
+
+def test_a_gate_that_was_not_asked_for_accuracy_does_not_fail_for_want_of_answers(
+    tmp_path: Path, exported: Json
+) -> None:
+    other = json.loads(json.dumps(exported))
+    other_latency(other)
+    for name, document in (("a", exported), ("b", other)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    gate = ("gate", "b.json", "--baseline", "a.json", "--json", "--allow-inconclusive")
+    found = json.loads(bench(*gate, cwd=tmp_path).stdout)
+    assert not [line for line in found["lines"] if line["metric"] == "accuracy"]
+    assert any("accuracy of" in note and "the answers to each image" in note for note in found["notes"])
+    asked = json.loads(bench(*gate, "--metric", "accuracy:0.5pt", cwd=tmp_path).stdout)
+    assert {line["mode"] for line in asked["lines"]} == {"unpaired"}
 
 
 def test_accuracies_on_different_data_are_shown_and_not_compared(tmp_path: Path, exported: Json) -> None:
