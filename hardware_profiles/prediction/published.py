@@ -59,6 +59,10 @@ FACTS = {
 """Devices of the table without a profile: kind, cores, memory bandwidth in GB/s (product pages of NXP, Raspberry Pi Ltd and Qualcomm)."""
 
 
+PACKING = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}
+"""For text, whose bytes follow from the byte before and stand anywhere (xz(1), LZMA2's options)."""
+
+
 @dataclass(frozen=True)
 class Series:
     """What one set of coefficients describes."""
@@ -105,7 +109,7 @@ def write_entries(table: Sequence[dict[str, str]], path: Path = FILE) -> None:
     lines = ["\t".join([name, *(entry[name] for entry in table)]) for name in table[0]]
     if any("\n" in line for line in lines) or len({line.count("\t") for line in lines}) > 1:
         raise ValueError("a value has a tab or a line's end in it")
-    with lzma.open(path, "wt", encoding="utf-8", newline="\n", preset=9 | lzma.PRESET_EXTREME) as file:
+    with lzma.open(path, "wt", encoding="utf-8", newline="\n", filters=[PACKING]) as file:
         file.write("\n".join(lines) + "\n")
 
 

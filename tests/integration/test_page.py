@@ -177,7 +177,7 @@ def test_the_history_is_a_section_of_the_page(browser: Any, run: FakeRun, tmp_pa
         "provenance": "measured",
     }
     history: Json = {
-        "file": "bench-history.jsonl", "missing": "", "damaged": [],
+        "file": "bench-history.jsonl", "missing": "", "damaged": [], "least": 6,
         "series": [{"subject": "teacher", "metric": "latency", "machine": "here", "relative": True, "n": 2, "changes": [],
                     "results": [result, {**result, "time": "2026-01-03T00:00:00Z", "value": 5.2, "high": 5.3}]}],
     }  # fmt: skip
