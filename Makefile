@@ -3,6 +3,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export UV_HTTP_TIMEOUT ?= 300
 
+# processes share the bytecode of edgefit and of its tests
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check benchmark constraints clean
 
 demo: .venv/installed
