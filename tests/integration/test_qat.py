@@ -123,10 +123,12 @@ def results(residual: Path, mobile: Path, digits: Dataset, folder: Path) -> dict
     return {p.stem: run(SHORT, p, digits, folder / f"{p.stem}-qat") for p in (residual, mobile)}
 
 
-def converted(model: Path, digits: Dataset, target: Path, scheme: str) -> tuple[str, ...]:
+def converted(
+    model: Path, digits: Dataset, target: Path, scheme: str, float_artifact: Path | None = None
+) -> tuple[str, ...]:
     module, spec = models.load(model)
     with quiet():
-        return qat_export.convert(module, spec, digits.calibration(32), target, scheme)
+        return qat_export.convert(module, spec, digits.calibration(32), target, scheme, float_artifact)
 
 
 @pytest.fixture(scope="module")
@@ -281,9 +283,14 @@ def test_other_schemes_ship_what_was_trained(
 
 
 def test_another_scheme_than_the_trained_one_is_told(
-    results: dict[str, StepResult], digits: Dataset, tmp_path: Path
+    notes: dict[str, tuple[str, ...]],
+    results: dict[str, StepResult],
+    digits: Dataset,
+    folder: Path,
+    tmp_path: Path,
 ) -> None:
-    said = converted(results["residual"].model, digits, tmp_path / "m.onnx", "s8s8")
+    floats = folder / "residual-fp32.onnx"
+    said = converted(results["residual"].model, digits, tmp_path / "m.onnx", "s8s8", floats)
     assert "trained for u8s8, written as s8s8" in said[1]
 
 

@@ -116,7 +116,7 @@ def test_two_runs_with_long_names_stand_together_in_80_columns(
     assert all(piece in head for piece in ("jetson-", "xavier-", "raspberry-"))
 
 
-@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("width", [60, 120])
 @pytest.mark.parametrize("aside", ["run", "host", "runtime", "batch", "threads"])
 def test_places_side_by_side_fit_the_terminal_in_any_order(run: FakeRun, width: int, aside: str) -> None:
     names = ("jetson-agx-xavier-demo-digits", "raspberry-pi-5-demo-digits", "x" * 40)
