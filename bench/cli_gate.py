@@ -115,10 +115,28 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
         if update_baseline:
             head = sources.merged([sources.open_source(name, options, settings) for name in names])
             return _update(Path(against), head, reason, options, progress)
-        base, head = sources.open_sides(names, against, options, settings)
-        checked = check.check(base, head, wanted, options, progress)
+        try:
+            base, head = sources.open_sides(names, against, options, settings)
+            checked = check.check(base, head, wanted, options, progress)
+        except errors.EdgefitError as error:
+            if isinstance(error, errors.WorkerError):
+                error.exit_code = errors.EXIT_INTERNAL  # it could not be measured: no verdict
+            _publish(report.not_checked(error, against, ", ".join(names)), files, as_json)
+            raise
     code = check.exit_code(checked, allow_inconclusive)
     document = report.to_document(checked, base, head, code)
+    _publish(document, files, as_json)
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(report.terminal(document))
+    return code
+
+
+def _publish(document: dict[str, Any], files: tuple[Path, ...], as_json: bool) -> None:
+    """Write the files, and tell GitHub where it runs this."""
+    from reports import gate as report
+
     for file in files:
         report.write(file, document)
     if os.environ.get("GITHUB_ACTIONS") == "true":
@@ -127,11 +145,6 @@ def gate(subjects: tuple[str, ...], baseline: str, metrics: tuple[str, ...], bud
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             with Path(summary).open("a", encoding="utf-8") as out:
                 out.write(report.markdown(document))
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(report.terminal(document))
-    return code
 
 
 def _update(path: Path, head: Any, reason: str, options: Any, progress: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +74,16 @@ def history_add(sources: tuple[str, ...], path: Path | None, commit: str, runtim
     with Progress(console()) as progress:
         for text in sources:
             source = check.complete(open_source(text, options), data, options, progress)
-            name = head
+            name, more = head, ""
             if source.commit and not commit:
-                with contextlib.suppress(errors.EdgefitError):  # a run of another repository
+                try:
                     name = revisions.commit_of(here, source.commit)
+                except errors.UsageError:  # a run of another repository
+                    more = f" (HEAD: this clone has no {source.commit[:9]}, which it was made at; --commit says another)"
             new = store.add(place, source, name, revisions.time_of(here, name))
-            said.append(f"{new} results of {text} added at {name[:9]}" + ("" if new else "; they were there"))
+            said.append(
+                f"{new} results of {text} added at {name[:9]}{more}" + ("" if new else "; they were there")
+            )
         trends.to_document(place, (), "*", 1)  # finds what changed now, so that `show` need not
     for line in said:
         say(f"{place}: {line}")

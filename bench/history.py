@@ -125,8 +125,12 @@ def add(path: Path, source: Source, commit: str, time: str) -> int:
 
 
 def _same(record: Json) -> str:
-    """What two records of one session have in common, and those of two sessions have not."""
-    keys = ("commit", "subject", "machine", "artifact", "numbers")
+    """What two records of one session have in common, and those of two sessions have not.
+
+    A report in JSON does not know the artifacts; where a latency was measured, the numbers tell one session from another.
+    """
+    keys = ["commit", "subject", "machine", "numbers"]
+    keys += [] if "latency_ms" in record["numbers"] else ["artifact"]
     return json.dumps([record[key] for key in keys], sort_keys=True)
 
 

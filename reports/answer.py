@@ -153,7 +153,7 @@ def choice_json(choice: Choice, run: RunData | None = None) -> Json:
     ``targets`` are all, or those of ``run`` alone; ``chosen`` is the cell of the first of them.
     """
     own = [i for i, t in enumerate(choice.targets) if run in (None, t.run)]
-    both, cells = commands(choice), _cells(choice.chosen)
+    both, cells = commands(choice), _cells(choice, choice.chosen)
     return {
         "schema": SCHEMA,
         "objective": choice.objective.words if choice.objective else None,
@@ -196,12 +196,14 @@ def choice_json(choice: Choice, run: RunData | None = None) -> Json:
                 for one, others in choice.front.members
             ],
         },
-        "runners_up": [cell for c in choice.runners_up for cell in _cells(c)],
+        "runners_up": [cell for c in choice.runners_up for cell in _cells(choice, c)],
         "refused": [
             {"cell": vars(row.cell) | {}, "reasons": list(reasons)} for row, reasons in choice.refused
         ],
     }
 
 
-def _cells(candidate: Candidate) -> list[Json]:
-    return [tables.finite(tables.cell_json(row)) for row in candidate.rows]
+def _cells(choice: Choice, candidate: Candidate) -> list[Json]:
+    """``pareto``: it is on the front of the choice, or cannot be told from a member."""
+    on_front = any(candidate is c for one, others in choice.front.members for c in (one, *others))
+    return [tables.finite(tables.cell_json(row, on_front)) for row in candidate.rows]

@@ -24,6 +24,11 @@ CALLING = "the cost of calling"
 NAMED = 4
 _SIMD = ("avx2", "avx512", "avx_vnni", "amx", "neon", "asimd")
 _INT8_DOT = ("vnni", "amx_int8", "amx-int8", "asimddp", "dotprod")
+_HALF = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "fp16": ("avx512_fp16", "amx_fp16", "fphp", "asimdhp"),
+}
+"""Names of the CPU's own arithmetic in a precision (Linux, /proc/cpuinfo)."""
 
 
 RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -79,7 +84,10 @@ def _machine_causes(row: Row, precision: str) -> list[str]:
         and not any(s in machine for s in _INT8_DOT)
     ):
         said.append("this CPU has no int8 dot-product instructions (VNNI, AMX or dotprod)")
-    if precision in ("fp16", "bf16") and row.cell.host == "local" and not environment.get("gpus"):
+    # only torch is known to use such arithmetic where the CPU has it (oneDNN's AVX-512 and AMX kernels)
+    has = set((environment.get("cpu") or {}).get("features") or ()) & set(_HALF.get(precision, ()))
+    known = row.cell.runtime == "torch" and has
+    if precision in _HALF and row.cell.host == "local" and not environment.get("gpus") and not known:
         said.append(f"this CPU path stores {precision} and may compute in fp32")
     return said
 

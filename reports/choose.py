@@ -31,10 +31,13 @@ SAME_SIZE = 0.02
 
 @dataclass(frozen=True)
 class Relaxed:
-    """What would be chosen if ``limit`` were ``bound``: the least change that gains something."""
+    """What would be chosen if ``limit`` were ``bound``: the least change that gains something.
+
+    ``bound`` None: if there were no such limit, since nobody knows whether the candidate keeps it.
+    """
 
     limit: Limit
-    bound: float
+    bound: float | None
     candidate: Candidate
 
 
@@ -322,28 +325,31 @@ def _relaxed(
     found = []
     for limit in constraints.limits:
         rest = replace(constraints, limits=tuple(x for x in constraints.limits if x is not limit))
-        candidates, _ = _sort_out(judge, targets, rest, [*needs, limit.metric], objective)
+        candidates, _ = _sort_out(judge, targets, rest, needs, objective)
         better = [
-            (bound, candidate)
+            (_needed(judge, targets, limit, candidate), candidate)
             for candidate in candidates
             if judge.cost(candidate, objective) < judge.cost(chosen, objective)
-            and (bound := _needed(judge, targets, limit, candidate)) is not None
             and not judge.same(chosen, candidate, objective)
         ]
-        if better:
-            bound, candidate = min(better, key=lambda b: (limit.miss(b[0]), judge.cost(b[1], objective)))
+        known = [(bound, one) for bound, one in better if bound is not None and not limit.allows(bound)]
+        unknown = [one for bound, one in better if bound is None]
+        if known:
+            bound, candidate = min(known, key=lambda b: (limit.miss(b[0]), judge.cost(b[1], objective)))
             found.append(Relaxed(limit, bound, candidate))
+        elif unknown:
+            found.append(Relaxed(limit, None, min(unknown, key=lambda one: judge.cost(one, objective))))
     return tuple(found)
 
 
 def _needed(judge: Judge, targets: list[Target], limit: Limit, candidate: Candidate) -> float | None:
-    """The bound at which ``candidate`` would keep ``limit``; None where it keeps it now."""
+    """What of the limit's metric ``candidate`` has where it is farthest beyond; None where that is not known."""
     inside = [
         Candidate((row,))
         for target, row in zip(targets, candidate.rows, strict=True)
         if limit.target in ("", target.name)
     ]
     alone = Judge(judge.runs[:1], judge.predictions)
-    values = [v for c in inside if (v := alone.value(c, limit.metric)) is not None]
-    worst = max(values, key=limit.miss, default=None)
-    return worst if worst is not None and not limit.allows(worst) else None
+    values = [alone.value(c, limit.metric) for c in inside]
+    known = [v for v in values if v is not None]
+    return max(known, key=limit.miss) if known and len(known) == len(values) else None

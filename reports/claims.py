@@ -91,7 +91,7 @@ def unpaired(one: float, other: float, n: int) -> Quantity:
     low = difference - math.hypot(one - low_1, high_2 - other)
     high = difference + math.hypot(high_1 - one, other - low_2)
     method = f"{n} validation images each, Newcombe's interval of independent proportions"
-    return Quantity(difference, "", max(-1.0, low), min(1.0, high), n, "measured", method)
+    return Quantity(difference, "fraction", max(-1.0, low), min(1.0, high), n, "measured", method)
 
 
 # --- ladders

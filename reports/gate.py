@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from bench.errors import UsageError
+from bench.errors import EdgefitError, UsageError
 from bench.types import SCHEMA, Json, Quantity, to_json
 from reports import text
 
@@ -20,15 +20,16 @@ MEANING = {
     "SAME": "the whole interval is inside the limit",
     "NOT WORSE": "the interval excludes worse by more than the limit, and not that it is better",
     "INCONCLUSIVE": "too little is known to say",
-    "FAILED": "it could not be measured",
+    "FAILED": "it could not be measured or compared",
 }
 MODES = {
-    "paired": "paired (both measured now, by turns)",
-    "recorded": "recorded (numbers of two times)",
+    "paired": "paired (both measured now, by turns; 99.5% intervals)",
+    "recorded": "recorded (numbers of two times; 99.5% intervals)",
     "exact": "known exactly",
-    "answers": "exact McNemar test on the answers to the same images",
+    "answers": "exact McNemar test on the answers to the same images, 95% intervals",
     "unpaired": "two numbers as of independent samples (Newcombe's interval, too wide where the images are the same ones); "
     "McNemar's test wants the answers to each image, which a report in JSON does not keep",
+    "failed": "nothing was compared",
     "identical": "one record on both sides, every sample is the same",
 }
 STYLES = {
@@ -61,6 +62,22 @@ def to_document(checked: Any, base: Any, head: Any, code: int) -> Json:
         "notes": list(checked.notes),
         "pairs": checked.pairs,
     }
+
+
+def not_checked(error: EdgefitError, base: str, head: str) -> Json:
+    """The document of a check that came to no verdict: one line, FAILED, which says why."""
+    none = Quantity.missing(str(error)).to_json()
+    shown = dict.fromkeys(("base", "head", "change", "limit"), text.MISSING)
+    line = {
+        "subject": head, "metric": "all", "mode": "failed", "gate": None, "base": none, "head": none, "change": none,
+        "verdict": "FAILED", "p": None, "smallest": None, "note": str(error), "place": None, "shown": shown,
+        "sentence": f"{head}: {error}",
+    }  # fmt: skip
+    sides = {"base": {"title": base, "commit": ""}, "head": {"title": head, "commit": ""}}
+    return {
+        "schema": SCHEMA, "verdict": "FAILED", "exit_code": error.exit_code, **sides, "counts": {"FAILED": 1},
+        "seconds": 0.0, "lines": [line], "only_base": [], "only_head": [], "notes": [], "pairs": {},
+    }  # fmt: skip
 
 
 def _line(line: Any) -> Json:

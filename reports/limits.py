@@ -110,7 +110,7 @@ def drop(row: Row) -> Quantity:
     if change.value is None or change.low is None or change.high is None:
         return change
     return Quantity(
-        -change.value + 0.0, "", -change.high, -change.low, change.n, change.provenance, change.method
+        -change.value + 0.0, "fraction", -change.high, -change.low, change.n, change.provenance, change.method
     )
 
 

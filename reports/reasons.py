@@ -184,6 +184,12 @@ def sensitivity(choice: Choice) -> list[str]:
     for relaxed in choice.relaxed:
         metric = relaxed.limit.metric
         gains = [_apart(choice, choice.chosen, relaxed.candidate, m) for m in choice.metrics]
+        if relaxed.bound is None:
+            said.append(
+                f"Without the limit on {relaxed.limit.name}, {_instead(choice, relaxed.candidate)} "
+                f"would give {text.listed(gains)} (its {relaxed.limit.name} is not known)."
+            )
+            continue
         more = "more" if metric.less else "less"
         bound = _rounded(relaxed.bound, metric)
         by = metric.amount(abs(relaxed.limit.miss(bound)))

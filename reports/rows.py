@@ -56,6 +56,7 @@ CHANGES: dict[str, str] = {"accuracy_change": "test", "val_accuracy_change": "va
 
 _PREFIX = {"test": "test", "validation": "val"}
 _WITHIN = "ratio of medians, interval within one process each (variation between processes not included)"
+_FORETOLD = "ratio of two values of which at least one is predicted, as if their errors were independent"
 BETWEEN = "ratio of medians over processes, interval of another run's ratio"
 _RANK: dict[Provenance | None, int] = {None: 0, "measured": 0, "estimated": 1, "predicted": 2}
 
@@ -157,6 +158,7 @@ class Predictions:
         difference, low, high, p = stats.paired_accuracy(left[0], right[0])
         return Quantity(
             difference,
+            "fraction",
             low=low,
             high=high,
             n=int(left[1].size),
@@ -190,7 +192,8 @@ def ratio(base: Quantity, other: Quantity, method: str = "", shared: float | Non
     Without a ``method`` it is a ratio of latencies: BETWEEN when both intervals cover the differences between processes.
     """
     between = stats.NEXT_RUN in base.method and stats.NEXT_RUN in other.method
-    method = method or (BETWEEN if between else _WITHIN)
+    foretold = "predicted" in (base.provenance, other.provenance)
+    method = method or (BETWEEN if between else _FORETOLD if foretold else _WITHIN)
     for who, quantity in (("the reference's value", base), ("the value", other)):
         if quantity.value is None:
             return Quantity.missing(f"{who} is missing: {quantity.reason or 'not recorded'}")

@@ -15,7 +15,7 @@ LEGEND = (
 )
 INTERVAL_NOTE = (
     'Intervals of what is measured are 95%. Those of latency and of "faster" say where another run falls if several processes were '
-    "timed; of one process they cover its own variation only, and another can differ by more. "
+    "timed; of one process they cover its own variation only, and another can differ by more. ± is the wider side of an interval. "
     "Accuracy changes compare the same test images in pairs."
 )
 SPLIT_NOTE = "Accuracy here is of the test set; bench choose decides on the validation set."

@@ -195,7 +195,8 @@ def _texts(
         (f"example_{example}.py", "example.py"),
         ("verify.py", "verify.py"),
     ):
-        (folder / target).write_text(files.joinpath(source).read_text(encoding="utf-8"))
+        words = files.joinpath(source).read_text(encoding="utf-8")
+        (folder / target).write_text(words.replace("\nTHREADS = 1\n", f"\nTHREADS = {chosen.threads}\n"))
     versions = (row.record.get("environment") or {}).get("packages") or {}
     own = runtime == chosen.runtime  # of another runtime the device may have an older one
     wanted = [f"{name}>={versions[name]}" if own and name in versions else name for name in packages]
@@ -237,6 +238,7 @@ def _card(
         runtime=chosen.runtime,
         runtime_version=((row.record.get("runtime") or {}).get("version") or "") if row.metrics["latency_ms"].provenance == "measured" else "",
         stand_in=runtime if runtime != chosen.runtime else "", exact=_exact(row, artifact, runtime),
+        batch=chosen.batch, threads=text.plural(chosen.threads, "thread"),
         input=f"{pre.height} x {pre.width} pixels, {pre.channels} channels, {pre.resize}" if pre else "as the file says",
         classes=", ".join(artifact.labels) or "as the file says",
         licence=licence, data_licence=data_licence,

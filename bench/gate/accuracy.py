@@ -80,7 +80,7 @@ def unpaired(subject: Subject, gate: float, base: Quantity, head: Quantity, why:
     sure = weakest(base, head)
     if not base.n or not head.n:
         change = Quantity(
-            after - before, "points", provenance=sure, method="no interval: of how many images is not known"
+            after - before, "fraction", provenance=sure, method="no interval: of how many images is not known"
         )
         return replace(line, change=change, note=f"{why}, and not of how many images they are")
     counts = (round(before * base.n), base.n), (round(after * head.n), head.n)
@@ -91,7 +91,7 @@ def unpaired(subject: Subject, gate: float, base: Quantity, head: Quantity, why:
     elif -gate <= low and high <= gate:
         verdict = "SAME"
     method = f"{base.n} and {head.n} images as independent samples, Newcombe interval, z test p={p:.3g}"
-    change = Quantity(difference, "points", low, high, min(base.n, head.n), sure, method)
+    change = Quantity(difference, "fraction", low, high, min(base.n, head.n), sure, method)
     share = (counts[0][0] + counts[1][0]) / (base.n + head.n)
     variance = max(share * (1.0 - share), 1.0 / (base.n + head.n))
     seen = (1.96 + 0.84) * math.sqrt(variance * (1.0 / base.n + 1.0 / head.n))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import shutil
 import zlib
 from collections import Counter
@@ -159,18 +160,44 @@ def _baseline(document: Json, path: Path) -> Source:
     for one in document["subjects"]:
         artifact = Artifact.from_json(one["artifact"])
         subject = Subject(one["name"], one["runtime"], one.get("batch", 1), one.get("threads", 1))
-        numbers = {key: Quantity.from_json(value) for key, value in one.get("numbers", {}).items()}
         answers = one.get("answers")
         sides[subject] = Side(
             artifact,
             kept(artifact) if artifact.sha256 else None,
-            numbers,
+            _numbers(one.get("numbers") or {}),
             _answers(answers) if answers else None,
-            one.get("processes") or {},
+            {
+                key: [_positive(key, v) for v in values]
+                for key, values in (one.get("processes") or {}).items()
+            },
         )
     commit = str(document.get("commit") or "")
     title = f"{path}" + (f" of {commit[:9]}" if commit else "")
     return Source(title, sides, document.get("machine") or {}, commit, str(document.get("data") or ""))
+
+
+def _numbers(stored: Json) -> dict[str, Quantity]:
+    """The metrics of a subject. Raises ValueError for what no measurement can have found."""
+    found = {m.key: Quantity.from_json(stored[m.key]) for m in METRICS.values() if stored.get(m.key)}
+    for key, quantity in found.items():
+        ends = [q for q in (quantity.low, quantity.high) if q is not None]
+        for value in ends:  # an interval of an energy may reach below 0
+            _number(key, value)
+        if quantity.value is not None and _number(key, quantity.value) < 0:
+            raise ValueError(f"{key} is {quantity.value!r}")
+    return found
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{key} is {value!r}")
+    return float(value)
+
+
+def _positive(key: str, value: Any) -> float:
+    if _number(key, value) <= 0:
+        raise ValueError(f"{key} is {value!r}")
+    return float(value)
 
 
 def _answers(stored: Json) -> Answers:
@@ -198,5 +225,7 @@ def _export(document: Json, path: Path) -> Source:
         machine = machine or cell.get("environment") or {}
         subject = Subject(cell["variant"], cell["runtime"], cell["batch"], cell["threads"])
         sides[subject] = Side(Artifact(cell.get("format", ""), "", 0, ""), None, numbers)
-    data = (document.get("run") or {}).get("data") or {}
-    return Source(str(path), sides, machine, digest=str(data.get("digest") or ""), left_out=left_out)
+    about = document.get("run") or {}
+    commit = str(((about.get("environment") or {}).get("git") or {}).get("commit") or "")
+    digest = str((about.get("data") or {}).get("digest") or "")
+    return Source(str(path), sides, machine, commit, digest=digest, left_out=left_out)

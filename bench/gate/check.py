@@ -37,6 +37,9 @@ def check(base: Source, head: Source, wanted: Thresholds, options: Options, noti
         )  # fmt: skip
     exact, noisy = _split(both, base, head, wanted, options, notify)
     notes = left_out.cells(base, head)
+    notes += [
+        f"no subject is called {p!r}: its limits are not used" for p in wanted.unused([s.name for s in both])
+    ]
     paired = {
         s: g for s, g in noisy.items() if _both_here(base.sides[s], head.sides[s]) and not options.recorded
     }
@@ -46,12 +49,10 @@ def check(base: Source, head: Source, wanted: Thresholds, options: Options, noti
         timed = []
         for number, (subject, gates) in enumerate(paired.items()):
             by_pairs = {m: g for m, g in gates.items() if METRICS[m].pairs}
-            place = Path(folder) / str(number)
-            timed.append(
-                pairwise.open_pairs(
-                    subject, base.sides[subject], head.sides[subject], by_pairs, place, options.seed + number
-                )
-            )
+            if by_pairs:
+                sides = base.sides[subject], head.sides[subject]
+                place = Path(folder) / str(number)
+                timed.append(pairwise.open_pairs(subject, *sides, by_pairs, place, options.seed + number))
             rest = {m: g for m, g in gates.items() if m not in by_pairs}
             found += _recorded({subject: rest} if rest else {}, base, head, options, notes, notify)
         started = time.monotonic()
@@ -71,11 +72,9 @@ def check(base: Source, head: Source, wanted: Thresholds, options: Options, noti
 
 def _overrun(took: float, budget: float) -> list[str]:
     """Why it took longer than was asked for."""
-    first = LOOKS[0]
+    few = f"{LOOKS[0]} pairs of each subject, the fewest that tell anything"
     return (
-        [f"the budget of {budget:.0f} s was too short for {first} pairs, and fewer tell nothing"]
-        if took > 1.1 * budget
-        else []
+        [f"{few}, took {took:.0f} s, more than the budget of {budget:.0f} s"] if took > 1.1 * budget else []
     )
 
 
@@ -101,7 +100,7 @@ def _split(
                 found.append(accuracy.judge(subject, gate, base, head, options, notify))
             else:
                 paired = METRICS[name].pairs and _both_here(one, other) and not options.recorded
-                line = None if paired else numbers.identical(subject, name, gate, one, other)
+                line = None if paired else numbers.known(subject, name, gate, one, other)
                 if line is None:
                     noisy.setdefault(subject, {})[name] = gate
                 else:

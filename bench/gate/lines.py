@@ -92,7 +92,7 @@ def exact(subject: Subject, name: str, gate: float, base: Side, head: Side, note
     if base.artifact.sha256 and base.artifact.sha256 == head.artifact.sha256:
         same = Quantity(
             0.0,
-            "ratio" if METRICS[name].relative else "points",
+            "ratio" if METRICS[name].relative else "fraction",
             0.0,
             0.0,
             provenance="measured",
@@ -146,7 +146,7 @@ def accuracy(subject: Subject, gate: float, base: Answers, head: Answers) -> Lin
         )
     change = Quantity(
         difference,
-        "points",
+        "fraction",
         low,
         high,
         n,
@@ -241,6 +241,8 @@ def recorded(
 def _error(side: Side, key: str, quantity: Quantity) -> tuple[float, float] | None:
     """(variance of the logarithm, degrees of freedom) of a recorded number: from its processes, else from its interval."""
     values = side.processes.get(key) or []
+    if key == "throughput_ips":  # of one stream: images over latency
+        values = values or side.processes.get("latency_ms") or []
     if len(values) > 1:
         logs = [math.log(v) for v in values]
         mean = sum(logs) / len(logs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.gate.lines import Line
+from bench.gate.lines import Line, unknown
 from bench.gate.sides import Side, Subject
 from bench.gate.thresholds import METRICS
 from bench.types import Quantity
@@ -31,7 +31,15 @@ def identical(subject: Subject, name: str, gate: float, base: Side, head: Side) 
     before, after = (_known(side, METRICS[name].key) for side in (base, head))
     if before is None or before != after or not one_record(base, head):
         return None
-    unit = "ratio" if METRICS[name].relative else "points"
+    unit = "ratio" if METRICS[name].relative else "fraction"
     change = Quantity(0.0, unit, 0.0, 0.0, before.n, before.provenance, "one record on both sides")
     note = "one record on both sides: every sample is the same"
     return Line(subject, name, "identical", gate, before, before, change, "SAME", note=note)
+
+
+def known(subject: Subject, name: str, gate: float, base: Side, head: Side) -> Line | None:
+    """What needs no comparison: one record on both sides, or a base that is a file and has no number; else None."""
+    if base.path is not None and METRICS[name].key not in base.numbers:
+        why = f"{name} is compared as recorded only, and the file of the base has no record (a run or a baseline has)"
+        return unknown(subject, name, gate, why)
+    return identical(subject, name, gate, base, head)

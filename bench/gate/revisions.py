@@ -50,12 +50,29 @@ def git(folder: Path, *arguments: str) -> bytes:
 
 def top(folder: Path) -> Path:
     """The root of the working tree. Raises UsageError outside of one."""
-    return Path(git(folder, "rev-parse", "--show-toplevel").decode().strip())
+    try:
+        return Path(git(folder, "rev-parse", "--show-toplevel").decode().strip())
+    except UsageError as error:
+        raise UsageError(
+            f"{folder} is in no git repository", error.found, "Run it in the clone whose commits are meant"
+        ) from error
 
 
 def commit_of(folder: Path, revision: str) -> str:
-    """The full name of a revision's commit. Raises UsageError where there is none of that name."""
-    return git(folder, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
+    """The full name of a revision's commit. Raises UsageError where there is none of that name, or no repository."""
+    top(folder)
+    try:
+        return (
+            git(folder, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+            .decode()
+            .strip()
+        )
+    except UsageError as error:
+        raise UsageError(
+            f"This clone has no revision {revision!r}",
+            error.found,
+            "Name one that it has, or fetch more of the history (git fetch --unshallow; in GitHub's checkout action fetch-depth: 0)",
+        ) from error
 
 
 def time_of(folder: Path, commit: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import stats
-from bench.errors import StoreError, UsageError
+from bench.errors import StoreError, UsageError, nearest
 from bench.types import Artifact, Json, Quantity
 from reports import text
 
@@ -160,6 +160,9 @@ def from_run(run: RunData, runtime: str = "") -> Source:
             process_values(row.record),
         )
     if not sides:
+        here = {cell["cell"]["runtime"] for cell in run.cells}
+        if runtime and runtime not in here:
+            raise UsageError(f"The run {run.path} has nothing on {runtime}", todo=nearest(runtime, here))
         raise UsageError(
             f"The run {run.path} has no measured cell to compare", todo="Look at it with `bench report`"
         )

@@ -88,7 +88,7 @@ def open_sides(
 ) -> tuple[Source, Source]:
     """(base, head) of what is checked: one run, or files, which a revision has by the same names.
 
-    Files that the revision does not have are only in the head.
+    Files that the revision does not have are only in the head; so is all where ``allow_new`` and there is no baseline yet.
 
     Raises:
         EdgefitError: see :func:`open_source`; several files against what is no revision and no stored baseline.
@@ -101,6 +101,8 @@ def open_sides(
                 against,
                 "Write --baseline git:REVISION",
             )
+        if options.allow_new and Path(against).suffix == ".json" and not Path(against).exists():
+            return Source(against, {}), head
         return open_source(against, options, settings, name=Path(names[0]).stem), head
     found, absent = [], None
     for name in names:

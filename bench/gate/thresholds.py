@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,10 @@ class Thresholds:
                 found |= values
         return {name: value for name, value in found.items() if value > 0}
 
+    def unused(self, variants: Sequence[str]) -> list[str]:
+        """Patterns that match none of the variants."""
+        return [p for p, _ in self.patterns if not any(fnmatch.fnmatchcase(v, p) for v in variants)]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -149,13 +153,12 @@ def _settings(part: Any, path: Path) -> Settings:
             f"preprocess in {where} is unknown", texts["preprocess"], f"Known: {', '.join(PRESETS)}"
         )
     variants = part.get("variants", {})
-    if not isinstance(variants, dict) or not all(
-        isinstance(v, dict) and set(v) <= {"metrics"} for v in variants.values()
-    ):
-        raise ConfigError(
-            f"variants in {where} must be tables",
-            todo='Write [tool.edgefit.gate.variants."NAME"] with metrics = [...]',
-        )
+    todo = 'Write [tool.edgefit.gate.variants."NAME"] with metrics = [...]'
+    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+        raise ConfigError(f"variants in {where} must be tables", todo=todo)
+    for name, value in variants.items():
+        for key in set(value) - {"metrics"}:
+            raise ConfigError(f"variants.{name!r} in {where} has no {key!r}", "known: metrics", todo)
     own = {name: _metrics(v.get("metrics", []), where) for name, v in variants.items()}
     return Settings(path, **texts, metrics=_metrics(part.get("metrics", []), where), variants=own)
 

@@ -52,7 +52,7 @@ def document() -> Json:
     lines = (
         line("teacher", "latency", "paired", q(5.4321, n=12), q(5.71, n=12), q(0.0512, 0.041, 0.062, "ratio", 12), "REGRESSED", p=0.0004, smallest=0.03),
         line("teacher", "size", "exact", q(262_262, unit="B"), q(262_278, unit="B"), q(0.00006, 0.00006, 0.00006, "ratio"), "SAME"),
-        line("teacher", "accuracy", "answers", q(0.871, unit="fraction"), q(0.868, unit="fraction"), q(-0.003, -0.012, 0.006, "points", 359), "INCONCLUSIVE",
+        line("teacher", "accuracy", "answers", q(0.871, unit="fraction"), q(0.868, unit="fraction"), q(-0.003, -0.012, 0.006, "fraction", 359), "INCONCLUSIVE",
              p=0.5, smallest=0.018, note="5 of 359 images have another outcome; 0.5 points want about 4,368 images"),
         line("student|8", "latency", "recorded", q(0.8123), q(0.7), q(-0.138, -0.2, -0.07, "ratio"), "IMPROVED", p=0.001, smallest=0.05, note="4 sessions differ by 1.1%"),
         line("student|8", "throughput", "paired", q(1200.0, unit="images/s"), q(1230.0, unit="images/s"), q(0.025, -0.01, 0.08, "ratio", 12), "NOT WORSE", p=0.1, smallest=0.06),

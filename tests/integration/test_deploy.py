@@ -32,6 +32,7 @@ def test_what_was_chosen_is_shipped_with_all_it_takes_and_verifies_itself(mine, 
     done = bench("export", "run", "--chosen", "--output", str(ship), "--license", "MIT", cwd=mine)
     assert done.returncode == 0, done.stderr
     card = (ship / "MODEL_CARD.md").read_text()
+    assert "\nTHREADS = 1\n" in (ship / "example.py").read_text() and "batch 1, 1 thread |" in card
     assert (
         "| Licence of the model | MIT |" in card and "not stated: fill it in" in card and "measured;" in card
     )
@@ -65,6 +66,28 @@ def test_what_was_chosen_is_shipped_with_all_it_takes_and_verifies_itself(mine, 
     (ship / "SHA256SUMS").unlink()
     missing = python("verify.py")
     assert missing.returncode == 1 and "SHA256SUMS" in missing.stdout and not missing.stderr
+
+
+def test_the_example_runs_on_as_many_threads_as_were_chosen(mine):
+    assert bench("choose", "run", "--runtime", "onnxruntime", "--host", "local", cwd=mine).returncode == 0
+    choice = json.loads((mine / "run" / "choice.json").read_text())
+    for cell in (choice["chosen"], *(target["cell"] for target in choice["targets"])):
+        cell["threads"] = 2
+    (mine / "run" / "choice.json").write_text(json.dumps(choice))
+    records = (mine / "run" / "records.jsonl").read_text().splitlines()
+    again = []
+    for line in map(json.loads, records):  # the cell as if it had been measured on 2 threads
+        cell = line.get("cell") or {}
+        chosen = choice["chosen"]
+        if all(cell.get(k) == chosen[k] for k in ("variant", "runtime", "host")):
+            cell["threads"] = 2
+            del line["sum"]
+        again.append(json.dumps(line))
+    (mine / "run" / "records.jsonl").write_text("\n".join(again) + "\n")
+    done = bench("export", "run", "--chosen", "--output", "ship", cwd=mine)
+    assert done.returncode == 0, done.stderr
+    assert "\nTHREADS = 2\n" in (mine / "ship" / "example.py").read_text()
+    assert "batch 1, 2 threads |" in (mine / "ship" / "MODEL_CARD.md").read_text()
 
 
 def test_what_is_expected_of_another_device_is_not_what_this_cpu_rounds(mine):

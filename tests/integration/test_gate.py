@@ -311,8 +311,32 @@ def test_a_revision_is_built_once(tmp_path: Path) -> None:
 def test_a_crash_is_no_regression(tmp_path: Path) -> None:
     classifier(tmp_path / "a.onnx")
     (tmp_path / "b.onnx").write_bytes((tmp_path / "a.onnx").read_bytes()[:-200])
-    done = bench("gate", "b.onnx", "--baseline", "a.onnx", "--metric", "latency", cwd=tmp_path)
-    assert done.returncode not in (0, 4, 5) and "Traceback" not in done.stderr and done.stderr
+    for sides in (("b.onnx", "--baseline", "a.onnx"), ("a.onnx", "--baseline", "b.onnx")):
+        written = ("--write", "out.md", "--write", "out.xml", "--write", "out.json")
+        done = bench("gate", *sides, "--metric", "latency", *written, cwd=tmp_path)
+        assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr
+        document = json.loads((tmp_path / "out.json").read_text())
+        assert (document["verdict"], document["exit_code"]) == ("FAILED", 1)
+        assert document["lines"][0]["note"] in done.stderr.replace("error: ", "")
+        assert 'errors="1"' in (tmp_path / "out.xml").read_text()
+        assert "FAILED" in (tmp_path / "out.md").read_text()
+
+
+def test_a_number_that_files_do_not_have_is_said_without_measuring(tmp_path: Path) -> None:
+    classifier(tmp_path / "a.onnx")
+    classifier(tmp_path / "b.onnx", wrong=2)
+    done = bench("gate", "b.onnx", "--baseline", "a.onnx", "--metric", "energy:5%", cwd=tmp_path)
+    assert done.returncode == 2 and "Nobody measured energy" in done.stderr, done.stderr
+    assert "the file of the base has no record" in done.stderr
+    assert "measuring" not in done.stderr and "pairs" not in done.stderr
+
+
+def test_a_baseline_that_is_not_there_yet_may_be_allowed(tmp_path: Path) -> None:
+    classifier(tmp_path / "a.onnx")
+    asked = ("gate", "a.onnx", "--baseline", "gate.json", "--metric", "size:1%")
+    assert bench(*asked, cwd=tmp_path).returncode == 2
+    done = bench(*asked, "--allow-new", cwd=tmp_path)
+    assert done.returncode == 0 and "NEW" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -324,7 +348,7 @@ def test_a_crash_is_no_regression(tmp_path: Path) -> None:
         (("a.onnx", "--baseline", "a.onnx", "--metric", "latncy:3%"), "Did you mean latency"),
         (("a.onnx", "--baseline", "a.onnx", "--write", "x.txt"), "must end in"),
         (("a.onnx", "a.onnx", "--baseline", "git:main"), "Two files are called a"),
-        (("a.onnx", "--baseline", "git:main"), "git rev-parse failed"),
+        (("a.onnx", "--baseline", "git:main"), "is in no git repository"),
     ],
 )
 def test_what_cannot_be_checked_is_wrong_usage(
@@ -346,6 +370,8 @@ def test_results_are_kept_per_commit_and_shown_and_plotted(stored: Path, tmp_pat
     git(tmp_path, "commit", "-qm", "first")
     added = bench("history", "add", "gate.json", cwd=tmp_path)
     assert added.returncode == 0 and "1 results of gate.json added" in added.stderr, added.stderr
+    unknown = bench("history", "add", "gate.json", "--commit", "v9", cwd=tmp_path)
+    assert unknown.returncode == 2 and "has no revision 'v9'" in unknown.stderr
     shown = bench("history", "show", cwd=tmp_path)
     assert shown.returncode == 0 and "m on onnxruntime" in shown.stdout and "latency" in shown.stdout
     plotted = bench("history", "plot", cwd=tmp_path)

@@ -516,6 +516,27 @@ def test_limits_that_cost_nothing_say_so(run: FakeRun) -> None:
     assert sensitivity(choose([run], within(), "latency", runtime="onnxruntime")) == []
 
 
+def test_what_a_limit_costs_is_said_though_nobody_knows_who_keeps_it(run: FakeRun) -> None:
+    unknown = run
+    for name in ("student-kd-int8", "student-int8"):
+        unknown = edited(unknown, name, "onnxruntime", memory_mb=Quantity.missing("not read"))
+    choice = choose([unknown], within("memory<=1000MB"), "size", runtime="onnxruntime")
+    [relaxed] = choice.relaxed
+    assert relaxed.candidate.variant == "student-kd-int8" and relaxed.bound is None
+    [said] = sensitivity(choice)
+    assert said.startswith("Without the limit on memory, student-kd-int8 on onnxruntime would give ")
+    assert said.endswith(" less size (its memory is not known).")
+    json.dumps(choice_json(choice), allow_nan=False)
+
+
+def test_a_cell_says_whether_it_is_on_the_front_of_the_choice(run: FakeRun) -> None:
+    choice = choose([run], within(), "size", runtime="onnxruntime")
+    document = choice_json(choice)
+    named = [cell["variant"] for cell in (document["chosen"], *document["runners_up"]) if cell["pareto"]]
+    members = [one for member in document["front"]["members"] for one in [member["cells"], *member["tied"]]]
+    assert sorted(named) == sorted(cells[0]["variant"] for cells in members) and named
+
+
 def test_a_front_of_one_is_said(run: FakeRun) -> None:
     only = {"latency_ms": Quantity(0.01, "ms", 0.01, 0.01, 5, "measured"), "size_bytes": Quantity(10.0, "B")}
     only |= {"val_accuracy": Quantity(1.0, "fraction", 1.0, 1.0, 900, "measured")}

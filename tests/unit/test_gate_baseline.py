@@ -6,6 +6,7 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +127,30 @@ def test_a_baseline_cut_or_spoilt_anywhere_is_read_or_refused(
     path.write_bytes(whole[:at] + noise + whole[at + len(noise) :])
     with contextlib.suppress(EdgefitError):
         baseline.read(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("numbers", "latency_ms", "value"), "fast"),
+        (("numbers", "latency_ms", "value"), -1.0),
+        (("numbers", "latency_ms", "low"), "slow"),
+        (("processes", "latency_ms"), [5.0, -1.0]),
+        (("processes", "latency_ms"), [5.0, None]),
+    ],
+)
+def test_a_number_that_is_none_is_damage(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
+    one = {
+        "name": "m", "runtime": "onnxruntime", "artifact": {"format": "onnx", "sha256": "", "size_bytes": 1, "filename": "m.onnx"},
+        "numbers": {"latency_ms": Quantity(5.0, "ms", 4.9, 5.1, 2, "measured").to_json()}, "processes": {"latency_ms": [5.0, 5.1]},
+    }  # fmt: skip
+    document = {"kind": baseline.KIND, "schema": baseline.SCHEMA, "subjects": [one]}
+    (tmp_path / "gate.json").write_text(json.dumps(document))
+    assert baseline.read(tmp_path / "gate.json").sides
+    inner: Any = one
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "gate.json").write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="cannot be read"):
+        baseline.read(tmp_path / "gate.json")

@@ -104,6 +104,17 @@ def test_more_images_a_second_are_better() -> None:
     assert lines.recorded(SUBJECT, "throughput", 0.03, fast, slow).verdict == "REGRESSED"
 
 
+def test_throughput_is_as_sure_as_the_latency_it_comes_from() -> None:
+    """A baseline keeps the latencies of its processes, and one stream's throughput is images over latency."""
+    slow, fast = (
+        replace(timed(d, ms, ms * 1.01), numbers={"throughput_ips": Quantity(1e3 / ms, "images/s", provenance="measured")})
+        for d, ms in (("a", 10.0), ("b", 5.0))
+    )  # fmt: skip
+    assert lines.recorded(SUBJECT, "throughput", 0.03, slow, fast).verdict == "IMPROVED"
+    same = lines.recorded(SUBJECT, "throughput", 0.03, slow, replace(slow, artifact=fast.artifact))
+    assert same.change.low is not None and same.smallest
+
+
 def test_one_process_each_says_nothing_of_the_spread() -> None:
     found = lines.recorded(
         SUBJECT, "latency", 0.03, timed("a", 10.0), side("b", latency_ms=Quantity(20.0, "ms"))

@@ -83,7 +83,9 @@ def test_settings_of_the_nearest_project_are_read(tmp_path: Path) -> None:
         )
     )
     assert found.baseline == "gate.json" and found.path == tmp_path / "pyproject.toml"
-    assert thresholds((), found).of("a-int8") == {"latency": 0.03, "accuracy": 0.01}
+    wanted = thresholds((), found)
+    assert wanted.of("a-int8") == {"latency": 0.03, "accuracy": 0.01}
+    assert wanted.unused(["a-int8", "b"]) == [] and wanted.unused(["a"]) == ["*-int8"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,7 @@ def test_settings_of_the_nearest_project_are_read(tmp_path: Path) -> None:
         ("[tool.edgefit.gate]\nbaseline = 3\n", "must be a text"),
         ("[tool.edgefit.gate]\nmetrics = 'latency:3%'\n", "list of texts"),
         ("[tool.edgefit.gate.variants]\nx = 3\n", "must be tables"),
+        ("[tool.edgefit.gate.variants.'c']\nmetric = ['size']\n", "variants.'c' .* has no 'metric'"),
         ("[tool.edgefit]\ngate = 3\n", "is no table"),
         ("[tool\n", "pyproject.toml"),
     ],

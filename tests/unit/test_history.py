@@ -62,6 +62,9 @@ def test_the_same_result_is_kept_once_and_another_artifact_beside_it(tmp_path: P
     assert [history.add(path, source(5.0), "c", day(0)) for _ in range(2)] == [1, 0]
     assert history.add(path, source(5.5, digest="b" * 64), "c", day(0)) == 1
     assert history.add(path, source(5.1), "c", day(0)) == 1  # another session at the same commit
+    assert (
+        history.add(path, source(5.1, digest=""), "c", day(0)) == 0
+    )  # a report of it, which knows no artifact
     assert len(history.read(path)[0]) == 3
 
 

@@ -246,6 +246,16 @@ def test_another_runtime_is_not_explained_by_the_graph_of_onnxruntime() -> None:
     assert causes.facts_of({"error": "no such operator"}, "onnx", "onnxruntime") == {}
 
 
+@pytest.mark.parametrize(("features", "said"), [(["avx2"], True), (["avx512f", "avx512_bf16"], False)])
+def test_a_cpu_with_bf16_arithmetic_is_not_said_to_lack_it(
+    run: FakeRun, features: list[str], said: bool
+) -> None:
+    row = next(r for r in rows.rows(run) if r.cell.runtime == "torch" and r.cell.precision == "bf16")
+    record = dict(row.record) | {"environment": {"cpu": {"features": features}, "gpus": []}}
+    named = causes.causes(dataclasses.replace(row, record=record), row, {}, {})
+    assert any("may compute in fp32" in cause for cause in named) == said
+
+
 def test_nothing_is_made_up_where_nothing_was_recorded(run: FakeRun) -> None:
     bare = dataclasses.replace(
         run, artifacts={k: {n: v for n, v in r.items() if n != "graph"} for k, r in run.artifacts.items()}

@@ -6,7 +6,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from prepare import FILE, classify, prepare
 
-interpreter = Interpreter(model_path=FILE, num_threads=1)
+THREADS = 1
+interpreter = Interpreter(model_path=FILE, num_threads=THREADS)
 interpreter.allocate_tensors()
 source, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 

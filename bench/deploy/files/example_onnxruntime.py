@@ -5,8 +5,9 @@ import sys
 import onnxruntime
 from prepare import FILE, classify, prepare
 
+THREADS = 1
 options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
+options.intra_op_num_threads = THREADS
 session = onnxruntime.InferenceSession(FILE, options, providers=["CPUExecutionProvider"])
 name = session.get_inputs()[0].name
 

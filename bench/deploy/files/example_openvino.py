@@ -5,8 +5,9 @@ import sys
 import openvino
 from prepare import FILE, classify, prepare
 
+THREADS = 1
 compiled = openvino.Core().compile_model(
-    FILE, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    FILE, "CPU", {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
 )
 
 

@@ -5,7 +5,8 @@ import sys
 import torch
 from prepare import FILE, classify, prepare
 
-torch.set_num_threads(1)
+THREADS = 1
+torch.set_num_threads(THREADS)
 module = torch.export.load(FILE).module()
 
 
