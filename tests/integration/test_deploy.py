@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.records import checksum
 from compress import parity
 from tests.command import bench
 
@@ -81,7 +82,7 @@ def test_the_example_runs_on_as_many_threads_as_were_chosen(mine):
         chosen = choice["chosen"]
         if all(cell.get(k) == chosen[k] for k in ("variant", "runtime", "host")):
             cell["threads"] = 2
-            del line["sum"]
+            line["sum"] = checksum(line)
         again.append(json.dumps(line))
     (mine / "run" / "records.jsonl").write_text("\n".join(again) + "\n")
     done = bench("export", "run", "--chosen", "--output", "ship", cwd=mine)

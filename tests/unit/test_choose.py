@@ -522,9 +522,9 @@ def test_what_a_limit_costs_is_said_though_nobody_knows_who_keeps_it(run: FakeRu
         unknown = edited(unknown, name, "onnxruntime", memory_mb=Quantity.missing("not read"))
     choice = choose([unknown], within("memory<=1000MB"), "size", runtime="onnxruntime")
     [relaxed] = choice.relaxed
-    assert relaxed.candidate.variant == "student-kd-int8" and relaxed.bound is None
+    assert relaxed.candidate.variant == "student-int8" and relaxed.bound is None
     [said] = sensitivity(choice)
-    assert said.startswith("Without the limit on memory, student-kd-int8 on onnxruntime would give ")
+    assert said.startswith("Without the limit on memory, student-int8 on onnxruntime would give ")
     assert said.endswith(" less size (its memory is not known).")
     json.dumps(choice_json(choice), allow_nan=False)
 
