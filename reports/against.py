@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from bench.types import Quantity
 from reports import rows as model
 from reports import text, verdicts
-from reports.verdicts import FASTER, SAME, SLOWER, UNSURE, Verdict
+from reports.verdicts import FASTER, SAME, SLOWER, UNSURE, UNTOLD, Verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-STYLES = {FASTER: "green", SLOWER: "red", SAME: "dim", UNSURE: "dim", "": "dim"}
-MARKS = {SAME: "≈", UNSURE: "?", SLOWER: "▼"}
+STYLES = {FASTER: "green", SLOWER: "red", SAME: "dim", UNSURE: "dim", UNTOLD: "dim", "": "dim"}
+MARKS = {SAME: "≈", UNSURE: "?", UNTOLD: "?", SLOWER: "▼"}
 LEGEND = (
-    "x: latency before over after, ≈ no measurable difference, ▼ slower, ? the prediction cannot tell; Δacc: points, "
+    "x: latency before over after, ≈ no measurable difference, ▼ slower, ? cannot be told; Δacc: points, "
     "the worst runtime's; – no such cell, see Missing; all sentences with intervals and causes: --format md."
 )
 

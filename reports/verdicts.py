@@ -50,6 +50,9 @@ FASTER, SLOWER, SAME = "faster", "slower", "no measurable difference"
 UNSURE = "the prediction cannot tell"
 """What SAME is called where one of the two latencies is a prediction: nobody looked for a difference."""
 
+UNTOLD = "the measurements cannot tell"
+"""What SAME is called where the interval holds a gain of more than NOISE: to find none is not to have shown that there is none."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -76,8 +79,16 @@ class Verdict:
 
     @property
     def said(self) -> str:
-        """The outcome in words: two predictions measure no difference."""
-        return UNSURE if self.outcome == SAME and self.ratio.provenance == "predicted" else self.outcome
+        """The outcome in words: two predictions measure no difference, and a wide interval does not show that there is none."""
+        if self.outcome != SAME:
+            return self.outcome
+        if self.ratio.provenance == "predicted":
+            return UNSURE
+        return UNTOLD if (self.ratio.high or 1.0) > 1.0 + NOISE else SAME
+
+    @property
+    def told(self) -> bool:
+        return self.said not in (UNSURE, UNTOLD)
 
     @property
     def cause(self) -> str:
@@ -145,7 +156,7 @@ def compare(run: RunData, items: list[Row]) -> list[Verdict]:
         size = model.ratio(base.metrics["size_bytes"], row.metrics["size_bytes"], "ratio of values")
         accuracy = read.change(base.record, row.record, "test")
         verdict = Verdict(row, base, what, ratio, said, size, accuracy)
-        if verdict.said in (SAME, SLOWER):
+        if verdict.said in (SAME, SLOWER):  # what cannot be told needs no cause
             why = causes(row, base, graph(run, row), graph(run, base))
             verdict = replace(verdict, causes=tuple(why))
         found.append(verdict)
@@ -211,8 +222,8 @@ def _speed(verdict: Verdict) -> str:
         return f"{value} faster {bounds}".rstrip()
     if not verdict.outcome:
         return "not timed"
-    if verdict.said == UNSURE:
-        return f"{UNSURE} whether it is faster ({' '.join(filter(None, (value, bounds)))})"
+    if not verdict.told:
+        return f"{verdict.said} whether it is faster ({' '.join(filter(None, (value, bounds)))})"
     why = f" because {verdict.cause}" if verdict.cause else ""
     return f"no win on this runtime{why} ({' '.join(filter(None, (value, bounds)))}, {verdict.said})"
 
@@ -282,13 +293,15 @@ def _no_win(what: str, where: str, group: list[Verdict]) -> str:
     """One sentence about one kind of change at one place where not everything became faster."""
     wins = [v for v in group if v.win]
     parts = [f"faster: {_named(wins)}"] if wins else []
-    for said in (SAME, UNSURE, SLOWER):
+    for said in (SAME, UNSURE, UNTOLD, SLOWER):
         some = [v for v in group if v.said == said]
         if some:
             parts.append(f"{said}: {_named(some)}")
-    if all(v.said == UNSURE for v in group):
-        return f"{what} on {where}: {UNSURE} whether it wins ({_named(group)})."
-    title = "no win" if not wins else f"a win in {len(wins)} of {len(group)}"
+    if not any(v.told for v in group) and len({v.said for v in group}) == 1:
+        return f"{what} on {where}: {group[0].said} whether it wins ({_named(group)})."
+    title = f"a win in {len(wins)} of {len(group)}"
+    if not wins:
+        title = "no win" if all(v.told for v in group) else "no win seen"
     line = f"{what} on {where}: {title} ({'; '.join(parts)})."
     return line + _likely(group)
 
@@ -299,7 +312,7 @@ def _likely(group: list[Verdict]) -> str:
     if not losers:
         return ""
     shared = [c for c in losers[0].causes if all(c in v.causes for v in losers)]
-    if shared and len(losers) == sum(not v.win for v in group):
+    if shared and len(losers) == sum(not v.win and v.told for v in group):
         return f" Likely cause: {'; '.join(shared)}."
     owners: dict[str, list[str]] = {}
     for verdict in losers:
@@ -337,9 +350,7 @@ def lines(found: list[Verdict]) -> list[str]:
 def _unexplained(found: list[Verdict]) -> list[str]:
     """Where to look when nothing recorded explains a missing gain, on runtimes that can be looked into."""
     lost = [
-        v.row.cell
-        for v in found
-        if not v.win and not v.causes and v.row.cell.runtime in PROFILED and v.ratio.provenance != "predicted"
+        v.row.cell for v in found if not v.win and v.told and not v.causes and v.row.cell.runtime in PROFILED
     ]
     if not lost:
         return []

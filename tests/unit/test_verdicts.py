@@ -166,6 +166,20 @@ def test_predictions_measure_no_difference_and_are_not_explained_here(
     assert "no win" not in verdicts.sentence(predicted)
 
 
+def test_an_interval_that_holds_a_gain_does_not_show_that_there_is_none(
+    found: dict[tuple[str, str], verdicts.Verdict],
+) -> None:
+    equal = found["teacher-pruned", "onnxruntime"]
+    wide = dataclasses.replace(equal, ratio=dataclasses.replace(equal.ratio, low=0.6, high=2.4))
+    assert (equal.said, wide.said) == (verdicts.SAME, verdicts.UNTOLD)
+    assert "the measurements cannot tell whether it is faster (0.99x [0.60, 2.40])" in verdicts.sentence(wide)
+    (alone,) = verdicts.lines([wide])
+    assert "the measurements cannot tell whether it wins" in alone and "no win" not in alone
+    slower = dataclasses.replace(equal, outcome=verdicts.SLOWER)
+    mixed = verdicts.lines([wide, slower])[0]
+    assert ": no win seen (the measurements cannot tell: " in mixed and "slower: " in mixed
+
+
 def test_a_device_that_was_not_there_gets_size_and_accuracy_but_no_speed(
     found: dict[tuple[str, str], verdicts.Verdict],
 ) -> None:
