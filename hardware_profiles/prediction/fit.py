@@ -180,7 +180,8 @@ def fit(samples: Mapping[object, Sample], kinds: Mapping[str, Kind]) -> Result:
 
     result = Result(kinds={name: starting(kind) for name, kind in kinds.items()})
     by_kind: dict[str, dict[str, list[object]]] = defaultdict(lambda: defaultdict(list))
-    for key, sample in samples.items():
+    # in one order whatever the mapping's: sums of floats depend on it
+    for key, sample in sorted(samples.items(), key=lambda item: str(item[0])):
         by_kind[sample.kind][sample.group].append(key)
     for name, groups in sorted(by_kind.items()):
         kind = kinds[name]
