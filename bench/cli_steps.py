@@ -163,6 +163,9 @@ def distill(
 @click.option("--latency", default=0.0, help="Or of the latency, measured on --runtime.")
 @click.option("--runtime", default="onnxruntime", show_default=True)
 @click.option("--blocks", is_flag=True, help="Whole residual blocks may go too.")
+@click.option(
+    "--trial-steps", default=0, show_default=True, help="Train so many steps before judging which blocks can go."
+)
 @click.option("--importance", default="l1", show_default=True)
 @click.option("--scope", default="global", show_default=True)
 @click.option("--round-to", default=8, show_default=True, help="Channels stay a multiple of this.")

@@ -82,8 +82,9 @@ class PruneStep:
     The target is a share of the parent's: ``macs``, ``params``, ``size`` (of the fp32 file for ``runtime``) or ``latency``
     (measured on ``runtime``); 0 is no target, and macs = 0.5 where none is given. ``round_to`` 0 means the profile's: the
     channel multiple that the target's kernels want. ``steps`` prunes little by little, with ``step_epochs`` of
-    ``training`` between; ``sparse_epochs`` trains with a group-sparse penalty first. ``sparsity`` is empty (structured),
-    ``2:4`` or ``unstructured`` (then ``amount`` of the weights become zero, and no channel goes).
+    ``training`` between; ``sparse_epochs`` trains with a group-sparse penalty first. With ``blocks``, ``trial_steps`` trains
+    each candidate for so many steps before the best is chosen. ``sparsity`` is empty (structured), ``2:4`` or
+    ``unstructured`` (then ``amount`` of the weights become zero, and no channel goes).
     """
 
     macs: float = 0.0
@@ -98,6 +99,7 @@ class PruneStep:
     steps: int = 1
     step_epochs: int = 0
     sparse_epochs: int = 0
+    trial_steps: int = 0
     sparsity: str = ""
     amount: float = 0.5
     training: Training = field(default_factory=Training)
@@ -107,7 +109,7 @@ class PruneStep:
     @property
     def trains(self) -> bool:
         """Whether ``training`` is used at all."""
-        return bool(self.sparse_epochs or (self.steps > 1 and self.step_epochs))
+        return bool(self.sparse_epochs or self.trial_steps or (self.steps > 1 and self.step_epochs))
 
 
 LADDER = ("channel", "equalize", "mse", "float", "qat")

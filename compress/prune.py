@@ -57,13 +57,19 @@ def check_prune(step: PruneStep) -> None:
         value = getattr(step, name)
         if value not in known:
             raise ConfigError(f"Unknown {name} {value!r}", todo=nearest(value, filter(None, known)))
-    for name, least in (("round_to", 0), ("steps", 1), ("step_epochs", 0), ("sparse_epochs", 0)):
+    for name, least in (
+        ("round_to", 0), ("steps", 1), ("step_epochs", 0), ("sparse_epochs", 0), ("trial_steps", 0),
+    ):  # fmt: skip
         value = getattr(step, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} must be a whole number of at least {least}", f"{name} = {value}")
     if step.step_epochs and step.steps == 1:
         raise ConfigError(
             "step_epochs trains between the stages of a pruning, and there is one", "steps = 1", "Raise steps"
+        )
+    if step.trial_steps and not step.blocks:
+        raise ConfigError(
+            "trial_steps trains candidates that differ in their blocks", "blocks = false", "Use blocks = true"
         )
     if step.sparsity:
         _check_sparsity(step, given)
@@ -185,7 +191,7 @@ def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
                     f"stage {stage} of {step.steps}: {found.describe(job)}, then trained to {seen:.4f}"
                 )
     if step.blocks:
-        notes.append(_about_blocks(shrinker.order, removed))
+        notes.append(_about_blocks(shrinker.orders, removed))
     notes += [*table, "widths: " + found.widths]
     if job.whole:
         notes.append(f"left whole, since the net does not run with them narrower: {', '.join(job.whole)}")
@@ -197,10 +203,12 @@ def target(step: PruneStep) -> tuple[str, float]:
     return next(((name, getattr(step, name)) for name in TARGETS if getattr(step, name)), ("macs", 0.5))
 
 
-def _about_blocks(order: list[str], removed: tuple[str, ...]) -> str:
-    if not order and not removed:
+def _about_blocks(orders: list[tuple[str, ...]], removed: tuple[str, ...]) -> str:
+    if not any(orders) and not removed:
         return "no residual block of this net can be left out: only channels went"
-    return f"blocks left out: {', '.join(removed) or 'none'} (from the least missed: {', '.join(order)})"
+    names = ("the least missed", "the fewest weights a MAC")
+    tried = "; ".join(f"from {name}: {', '.join(order)}" for name, order in zip(names, orders, strict=False))
+    return f"blocks left out: {', '.join(removed) or 'none'} ({tried})"
 
 
 def _smaller_spec(job: Job, found: Candidate) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,27 @@ def train(
     rows = list(trainer.run().history)
     _back(module)
     return rows
+
+
+def trial(job: Job, module: nn.Module, part: str) -> nn.Module:
+    """A copy of ``module`` after the step's ``trial_steps`` steps of the training of :func:`train`, on as many images.
+
+    Raises:
+        StepError: when the loss stays not finite.
+    """
+    import torch
+
+    steps, count = job.step.trial_steps, len(job.data.labels["train"])
+    batch = min(job.step.training.batch_size, count)
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(job.ctx.seed))[: steps * batch]
+    images = {**job.data.images, "train": job.data.images["train"][chosen]}
+    labels = {**job.data.labels, "train": job.data.labels["train"][chosen]}
+    data = replace(job.data, images=images, labels=labels)
+    quiet = replace(job.ctx, notify=lambda event, details: None)
+    copied = copy.deepcopy(module)
+    train(replace(job, data=data, ctx=quiet), copied, max(1, round(steps * batch / count)), part)
+    shutil.rmtree(job.ctx.workdir / part, ignore_errors=True)
+    return copied
 
 
 def _back(module: nn.Module) -> None:

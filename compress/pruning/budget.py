@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ class Job:
 class Candidate:
     """A smaller net, its batch norms measured anew: ``removed`` blocks and a share ``cut`` of units went.
 
-    ``damage`` is :meth:`compress.pruning.judge.Judge.damage`; ``widths`` describes the groups of channels.
+    ``damage`` is :meth:`compress.pruning.judge.Judge.damage`; ``trained`` the same after the step's ``trial_steps``, None
+    before; ``widths`` describes the groups of channels.
     """
 
     module: nn.Module
@@ -59,13 +61,22 @@ class Candidate:
     damage: float
     widths: str
     latency: Quantity | None = None
+    trained: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """What candidates are compared by: the damage that a short training leaves, where there was one."""
+        return self.damage if self.trained is None else self.trained
 
     def describe(self, job: Job) -> str:
         """One line of the table of candidates."""
         gone = f"{len(self.removed)} block{'s' * (len(self.removed) != 1)} and " if job.step.blocks else ""
         shares = f"MACs {self.macs / job.macs:.3f}, parameters {self.params / job.params:.3f}"
         timed = f"{told(self.latency)}, " if self.latency is not None else ""
-        return f"{gone}{self.cut:.2f} of the units gone: {timed}{shares}, damage {self.damage:.3f}"
+        text = f"{gone}{self.cut:.2f} of the units gone: {timed}{shares}, damage {self.damage:.3f}"
+        if self.trained is None:
+            return text
+        return f"{text}, {self.trained:.3f} after {job.step.trial_steps} steps of training"
 
 
 def told(latency: Quantity) -> str:
@@ -85,33 +96,40 @@ class _Shorter:
 
 
 class Shrinker:
-    """Makes candidates of one net: so many blocks gone, the channels of the rest narrowed to a budget."""
+    """Makes candidates of one net: some blocks ``removed``, the channels of the rest narrowed to a budget."""
 
     def __init__(self, job: Job, module: nn.Module) -> None:
         self.job, self.module = job, module
-        self._shorter: dict[int, _Shorter] = {}
-        self._made: dict[tuple[int, ...], Candidate] = {}
+        self._shorter: dict[tuple[str, ...], _Shorter] = {}
+        self._made: dict[tuple[Any, ...], Candidate] = {}
+        self._trained: dict[tuple[Any, ...], float] = {}
 
     @cached_property
-    def order(self) -> list[str]:
-        """The blocks that may go, the one that is missed least first; empty when none may."""
+    def orders(self) -> list[tuple[str, ...]]:
+        """In which orders blocks may go; one empty order when none may.
+
+        The one that is missed least goes first. What is missed before any training is often soon learned again, while
+        weights that are gone are not: with trials, which tell, there is a second order, by the fewest weights a MAC.
+        """
         if not self.job.step.blocks:
-            return []
+            return [()]
         found = blocks.removable(self.module, self.job.example)
         self.job.ctx.notify("log", {"text": f"ranking {len(found)} blocks that can be left out"})
-        return blocks.order(self.module, found, self.job.judge)
+        missed = tuple(blocks.order(self.module, found, self.job.judge))
+        light = tuple(sorted(missed, key=self._weights_a_mac)) if self.job.step.trial_steps else missed
+        return list(dict.fromkeys([missed, light]))
 
-    @property
-    def counts(self) -> range:
-        """How many blocks may go."""
-        return range(len(self.order) + 1)
+    def _weights_a_mac(self, name: str) -> float:
+        costs = self.shorter(()).costs
+        left = self.shorter((name,)).costs
+        return (costs.params - left.params) / max(1, costs.macs - left.macs)
 
-    def shorter(self, count: int) -> _Shorter:
-        """The net without the ``count`` blocks that are missed least."""
-        if count not in self._shorter:
+    def shorter(self, removed: tuple[str, ...]) -> _Shorter:
+        """The net without the ``removed`` blocks."""
+        if removed not in self._shorter:
             from distill import models
 
-            job, removed = self.job, tuple(self.order[:count])
+            job = self.job
             module = blocks.without(self.module, removed)
             present = dict(module.named_modules())
             whole = [name for name in job.whole if name in present]
@@ -119,33 +137,51 @@ class Shrinker:
                 module, job.example, job.step.importance, job.spec.classes, job.data, whole, job.ctx.seed
             )
             cost = costs.find_costs(module, job.example[:1], *models.count(module, job.spec.preprocess))
-            self._shorter[count] = _Shorter(module, removed, groups, cost)
-        return self._shorter[count]
+            self._shorter[removed] = _Shorter(module, removed, groups, cost)
+        return self._shorter[removed]
 
-    def full(self, count: int) -> Candidate:
-        """Without ``count`` blocks, at full width."""
-        found = self.shorter(count)
+    def full(self, removed: tuple[str, ...]) -> Candidate:
+        """Without these blocks, at full width."""
+        found = self.shorter(removed)
         return self._candidate(found, [group.units for group in found.groups])
 
-    def narrow(self, count: int, budget: Budget) -> Candidate:
-        """Without ``count`` blocks, and as narrow as the budget wants it.
+    def narrow(self, removed: tuple[str, ...], budget: Budget) -> Candidate:
+        """Without these blocks, and as narrow as the budget wants it.
 
         Raises:
             StepError: when the narrowest is above the budget.
         """
-        found, step = self.shorter(count), self.job.step
+        found, step = self.shorter(removed), self.job.step
         return self._candidate(
             found, costs.search(found.groups, found.costs, budget, step.scope, step.round_to)
         )
 
-    def narrowest(self, count: int) -> float:
-        """The share of the dense parent's MACs that is left without ``count`` blocks, at the least width."""
-        found = self.shorter(count)
+    def narrowest(self, removed: tuple[str, ...]) -> float:
+        """The share of the dense parent's MACs that is left without these blocks, at the least width."""
+        found = self.shorter(removed)
         kept = costs.narrowest(found.groups, self.job.step.round_to)
         return (found.costs.after(found.groups, kept)[0] + 0.5) / self.job.macs  # half: so that it is enough
 
+    def trial(self, candidate: Candidate) -> Candidate:
+        """The candidate with its damage after the step's short training; as it is where none is asked for.
+
+        The candidate's own weights stay as they were cut (cf. Yang et al., NetAdapt, 2018, which trains each proposal a little).
+
+        Raises:
+            StepError: when the loss is not finite.
+        """
+        if not self.job.step.trial_steps:
+            return candidate
+        from compress.pruning import between
+
+        key = (candidate.removed, candidate.widths)
+        if key not in self._trained:
+            module = between.trial(self.job, candidate.module, f"trial-{len(self._trained)}")
+            self._trained[key] = self.job.judge.damage(module)
+        return replace(candidate, trained=self._trained[key])
+
     def _candidate(self, found: _Shorter, kept: channels.Kept) -> Candidate:
-        key = (len(found.removed), *kept)
+        key = (found.removed, *kept)
         if key not in self._made:
             self._made[key] = self._make(found, kept)
         return self._made[key]
@@ -174,22 +210,37 @@ def _widths(found: _Shorter, kept: channels.Kept) -> str:
 def to_budget(shrinker: Shrinker, budget: Budget) -> tuple[Candidate, tuple[str, ...]]:
     """The candidate within ``budget`` that does the least damage, and notes on those it was chosen from.
 
-    With blocks, every number of them is tried, up to the one at which no channel has to go.
+    With blocks, every number of them is tried, up to the one at which no channel has to go; with trials, from that one
+    down for as long as it helps.
 
     Raises:
         StepError: when none is within the budget; says how close one gets.
     """
-    found, problem = [], StepError("There is nothing to prune in this model")
-    for count in shrinker.counts:
-        try:
-            found.append(shrinker.narrow(count, budget))
-        except StepError as error:
-            problem = error
-            continue
-        if found[-1].cut == 0.0:
-            break
+    found: list[Candidate] = []
+    problem = StepError("There is nothing to prune in this model")
+    for order in shrinker.orders:
+        within: list[Candidate] = []
+        for count in range(len(order) + 1):
+            try:
+                within.append(shrinker.narrow(order[:count], budget))
+            except StepError as error:
+                problem = error
+                continue
+            if within[-1].cut == 0.0:
+                break
+        found += list(while_better(map(shrinker.trial, reversed(within)))) if len(order) else within
     if not found:
         raise problem
-    best = min(found, key=lambda candidate: candidate.damage)
+    best = min(found, key=lambda candidate: candidate.loss)
     table = tuple(f"tried: {candidate.describe(shrinker.job)}" for candidate in found)
     return best, table if len(found) > 1 else ()
+
+
+def while_better(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Candidates up to the first that a trial found worse than the one before it."""
+    before = math.inf
+    for candidate in candidates:
+        yield candidate
+        if candidate.trained is not None and candidate.trained >= before:
+            return
+        before = candidate.loss

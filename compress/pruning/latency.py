@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError, EdgefitError, StepError
 from bench.types import ExportResult, Quantity, digest
-from compress.pruning.budget import Candidate, Job, Shrinker, told
+from compress.pruning.budget import Candidate, Job, Shrinker, told, while_better
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,29 +108,54 @@ class Search:
 
     Widths are searched by their MACs: the first guess takes latency for proportional to them, the next ones
     interpolate between what was measured. With blocks, first the least number of them is found that is enough
-    at full width; then fewer blocks are tried, with narrower channels, as long as that does less damage.
+    at full width; then fewer blocks are tried, with narrower channels, as long as that does less damage: at once, or
+    after the step's trials, which the slowest net that is fast enough gets of each number of blocks.
     """
 
     def __init__(self, shrinker: Shrinker, timer: Timer) -> None:
         self.shrinker, self.timer, self.share = shrinker, timer, timer.share
         self.job = shrinker.job
-        self.left = TIMED_WITH_BLOCKS if len(shrinker.order) else TIMED
+        self.trials = bool(self.job.step.trial_steps and self.job.step.blocks)
+        self.left = 0
         self.timed: list[Candidate] = []
         self.notes: list[str] = []
 
     def run(self) -> Candidate:
         """The best candidate; the fastest, when none is fast enough."""
-        most = len(self.shrinker.order)
-        enough = self._enough_blocks(most) if most else 1
-        for count in range(min(enough, most + 1) - 1, -1, -1):
-            if not self._narrow(count):
+        for order in self.shrinker.orders:
+            self.left = TIMED_WITH_BLOCKS if order else TIMED
+            for _ in while_better(self._walk(order)):
+                pass
+        return self._best() or min(self.timed, key=_value)
+
+    def _walk(self, order: tuple[str, ...]) -> Iterator[Candidate]:
+        """The best candidate of each number of blocks, from the number that is enough down."""
+        enough = self._enough_blocks(order) if order else 1
+        yield from self._tried(order[:enough])
+        for count in range(min(enough, len(order) + 1) - 1, -1, -1):
+            more = self._narrow(order[:count])
+            yield from self._tried(order[:count])
+            if not more:
                 break
-        best = self._best()
-        return best or min(self.timed, key=_value)
+
+    def _tried(self, removed: tuple[str, ...]) -> Iterator[Candidate]:
+        """Of the candidates without these blocks that are fast enough the slowest, after its trial."""
+        met = [c for c in self.timed if c.removed == removed and _value(c) <= self.share]
+        if self.trials and met:
+            slowest = max(met, key=_value)
+            found = self.shrinker.trial(slowest)
+            self.timed[self.timed.index(slowest)] = found
+            self._note(f"tried: {found.describe(self.job)}")
+            yield found
 
     def _best(self) -> Candidate | None:
-        met = [candidate for candidate in self.timed if _value(candidate) <= self.share]
-        return min(met, key=lambda candidate: candidate.damage) if met else None
+        met = [c for c in self.timed if _value(c) <= self.share]
+        met = [c for c in met if c.trained is not None or not self.trials]
+        return min(met, key=lambda candidate: candidate.loss, default=None)
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.job.ctx.notify("log", {"text": text})
 
     def _time(self, candidate: Candidate) -> float | None:
         """Its latency; None when it would have to be measured and the budget of measurements is used up."""
@@ -141,18 +167,18 @@ class Search:
             latency = self.timer(candidate)
             candidate = replace(candidate, latency=latency)
             self.timed.append(candidate)
-            self.notes.append(f"timed: {candidate.describe(self.job)}")
-            self.job.ctx.notify("log", {"text": self.notes[-1]})
+            self._note(f"timed: {candidate.describe(self.job)}")
         return float(latency.value or 0.0)
 
-    def _enough_blocks(self, most: int) -> int:
-        """The least number of blocks that must go at full width; ``most + 1`` when all are not enough."""
+    def _enough_blocks(self, order: tuple[str, ...]) -> int:
+        """The least number of blocks that must go at full width; one more than there are when all are not enough."""
+        most = len(order)
         few, many = 0, most + 1
         limit, count = self.share * self.job.macs, 1
-        while count < most and self.shrinker.shorter(count).costs.macs > limit:
+        while count < most and self.shrinker.shorter(order[:count]).costs.macs > limit:
             count += 1
         while many - few > 1:
-            latency = self._time(self.shrinker.full(count))
+            latency = self._time(self.shrinker.full(order[:count]))
             if latency is None:
                 break
             few, many = (few, count) if latency <= self.share else (count, many)
@@ -160,17 +186,17 @@ class Search:
             count = min(max(round((1 - self.share) / saved), few + 1), many - 1)
         return many
 
-    def _narrow(self, count: int) -> bool:
-        """Search the widths of the net without ``count`` blocks; False: fewer need not be tried."""
-        widest = self.shrinker.shorter(count).costs.macs / self.job.macs
-        least = self.shrinker.narrowest(count)
-        slow, fast = (widest, self._at_full_width(count)), None
+    def _narrow(self, removed: tuple[str, ...]) -> bool:
+        """Search the widths of the net without these blocks; False: fewer need not be tried."""
+        widest = self.shrinker.shorter(removed).costs.macs / self.job.macs
+        least = self.shrinker.narrowest(removed)
+        slow, fast = (widest, self._at_full_width(removed)), None
         guess = widest * self.share / slow[1]
         tried = False
         for _ in range(TRIALS):
             guess = min(max(guess, least), widest)
-            candidate = self.shrinker.narrow(count, self.job.budget("macs", guess))
-            best = self._best()
+            candidate = self.shrinker.narrow(removed, self.job.budget("macs", guess))
+            best = None if self.trials else self._best()
             if self.timer.known(candidate) is None and best and candidate.damage >= best.damage:
                 self.notes.append(f"not timed, more damage: {candidate.describe(self.job)}")
                 return tried
@@ -189,13 +215,14 @@ class Search:
             guess = _between(slow, fast, self.share, least)
         return True
 
-    def _at_full_width(self, count: int) -> float:
-        """Latency of the net without ``count`` blocks: measured, or in proportion to a number that was."""
-        if not count:
+    def _at_full_width(self, removed: tuple[str, ...]) -> float:
+        """Latency of the net without these blocks: measured, or in proportion to a number that was."""
+        if not removed:
             return 1.0
-        full = self.timer.known(self.shrinker.full(count))
+        full = self.timer.known(self.shrinker.full(removed))
         if full is not None:
             return float(full.value or 1.0)
+        count = len(removed)
         known = {len(c.removed): _value(c) for c in self.timed if c.cut == 0.0}
         more = min((n for n in known if n > count), default=0)
         return 1.0 - (1.0 - known[more]) * count / more if more else 1.0
