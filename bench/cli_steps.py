@@ -107,6 +107,9 @@ def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
     help="The teacher's .safetensors; several times for an ensemble.",
 )  # fmt: skip
 @click.option("--model", default="", help="A fresh student.")
+@click.option(
+    "--inherit", is_flag=True, help="It starts from the teacher's weights where names and shapes agree."
+)
 @click.option("--student", type=click.Path(path_type=Path), help="Or a student to go on from (.safetensors).")
 @click.option(
     "--loss",
@@ -127,6 +130,7 @@ def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
 def distill(
     teachers: tuple[Path, ...],
     model: str,
+    inherit: bool,
     student: Path | None,
     loss: str,
     temperature: float,
@@ -142,7 +146,7 @@ def distill(
     if bool(model) == bool(student):
         raise errors.UsageError("Give either --model (a fresh student) or --student (a file to go on from)")
     training = _training(sets)
-    step = DistillStep(tuple(map(str, teachers)), model, loss, temperature, alpha, training)
+    step = DistillStep(tuple(map(str, teachers)), model, loss, temperature, alpha, training, inherit)
     check_distill(step)
     code = _do_step(step, teachers=teachers, parent=student, **rest)
     if not alone:
@@ -164,7 +168,10 @@ def distill(
 @click.option("--runtime", default="onnxruntime", show_default=True)
 @click.option("--blocks", is_flag=True, help="Whole residual blocks may go too.")
 @click.option(
-    "--trial-steps", default=0, show_default=True, help="Train so many steps before judging which blocks can go."
+    "--trial-steps",
+    default=0,
+    show_default=True,
+    help="Train so many steps before judging which blocks can go.",
 )
 @click.option("--importance", default="l1", show_default=True)
 @click.option("--scope", default="global", show_default=True)

@@ -62,7 +62,8 @@ class DistillStep:
     """Train ``model`` (or go on from the parent, when empty) with the outputs of ``teacher`` as targets.
 
     Several teachers: the mean of their probabilities. ``loss`` is a name or a sum with factors, such as
-    ``dkd + 0.5*at``; ``alpha`` weighs it against the loss on labels.
+    ``dkd + 0.5*at``; ``alpha`` weighs it against the loss on labels. With ``inherit`` a fresh student starts from
+    those weights of the (first) teacher that have its names and shapes.
     """
 
     teacher: tuple[str, ...]
@@ -71,6 +72,7 @@ class DistillStep:
     temperature: float = 4.0
     alpha: float = 0.7
     training: Training = field(default_factory=Training)
+    inherit: bool = False
     kind: Literal["distill"] = "distill"
     version: int = 2
 

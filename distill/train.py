@@ -83,6 +83,10 @@ def check_distill(step: DistillStep) -> None:
         raise ConfigError("temperature must be positive", str(step.temperature))
     if not 0 <= step.alpha <= 1:
         raise ConfigError("alpha must be between 0 and 1", str(step.alpha))
+    if step.inherit and not step.model:
+        raise ConfigError(
+            "inherit gives a fresh student its first weights", todo="Name the student with model = ..."
+        )
 
 
 def kd_objective(
@@ -149,6 +153,8 @@ def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
     named = zip(step.teacher, ctx.teachers, strict=True)
     teachers = [made(path, data, f"teacher {name}")[0] for name, path in named]
     spec, module, notes = _student(step.model, "", ctx, data)
+    if step.inherit:
+        notes = (*notes, inherit(module, teachers[0]))
     sizes = [sum(p.numel() for p in net.parameters()) for net in (module, *teachers)]
     if sizes[0] > max(sizes[1:]):
         text = f"the student has more parameters than its teacher ({sizes[0]:,} and {max(sizes[1:]):,})"
@@ -157,6 +163,30 @@ def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
     labels = label_loss(step.training, data)
     objective = kd_objective(step.loss, step.temperature, step.alpha, teachers, labels)
     return _finish(step, ctx, data, module, spec, objective, notes)
+
+
+def inherit(student: nn.Module, teacher: nn.Module) -> str:
+    """Copy into ``student`` what of ``teacher`` has the same name and shape; returns how much that was.
+
+    A shallower net of the same family takes whole layers (cf. Sanh et al., DistilBERT, 2019, section 3).
+
+    Raises:
+        ConfigError: when nothing fits.
+    """
+    mine, theirs = student.state_dict(), teacher.state_dict()
+    fits = {
+        name: theirs[name] for name, own in mine.items() if name in theirs and theirs[name].shape == own.shape
+    }
+    shared = sum(fits[name].numel() for name, _ in student.named_parameters() if name in fits)
+    if not shared:
+        raise ConfigError(
+            "inherit finds no weights of the teacher with the student's names and shapes",
+            todo="Use inherit = false, or a student of the teacher's family and width",
+        )
+    student.load_state_dict(mine | fits)
+    return (
+        f"started from the teacher's weights: {shared:,} of {sum(p.numel() for p in student.parameters()):,}"
+    )
 
 
 def _student(

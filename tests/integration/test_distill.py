@@ -269,6 +269,33 @@ def test_a_student_larger_than_its_teacher_is_warned_of(
     assert said[0] in result.notes
 
 
+def test_a_student_of_the_family_inherits_the_teachers_weights(
+    digits: Dataset, tmp_path: Path, teacher: StepResult
+) -> None:
+    still = replace(PLAIN, epochs=1, lr=1e-6, warmup_epochs=0)
+    step = DistillStep(("t",), "edgefit:resnet8", training=still, inherit=True)
+    result = train.run_distill(step, context(digits, tmp_path, teachers=(teacher.model,)))
+    assert "started from the teacher's weights: 77,754 of 77,754" in result.notes
+    assert teacher.best_epoch is not None
+    before = teacher.history[teacher.best_epoch - 1]["val_accuracy"]
+    assert result.history[0]["val_accuracy"] == pytest.approx(before, abs=0.03)
+
+
+def test_what_has_another_shape_or_is_not_there_is_not_inherited() -> None:
+    deep, shallow = (models.build(f"edgefit:{name}", 10, 1) for name in ("resnet20", "resnet8"))
+    assert "77,754 of 77,754" in train.inherit(shallow, deep)
+    theirs = deep.state_dict()
+    assert all(torch.equal(mine, theirs[name]) for name, mine in shallow.state_dict().items())
+    other = models.build("edgefit:resnet8", 7, 1)
+    own = other.fc.weight.clone()
+    assert "77,104 of 77,559" in train.inherit(other, deep)
+    assert torch.equal(other.fc.weight, own)
+    with pytest.raises(ConfigError, match="finds no weights of the teacher"):
+        train.inherit(models.build("edgefit:tiny", 7, 1), deep)
+    with pytest.raises(ConfigError, match="inherit gives a fresh student"):
+        train.check_distill(DistillStep(("t",), inherit=True))
+
+
 def test_training_without_a_model_goes_on_from_the_parent(
     digits: Dataset, tmp_path: Path, teacher: StepResult
 ) -> None:

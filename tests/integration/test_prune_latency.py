@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench.errors import ConfigError, MissingError, StepError
-from bench.steps import PruneStep
+from bench.steps import PruneStep, Training
 from bench.types import ExportResult, Json, Quantity, StepContext, StepResult, Target
 from compress.prune import run_prune
 from compress.pruning import latency
@@ -107,6 +108,29 @@ def test_blocks_and_channels_go_together_where_neither_is_enough(
     assert spec.widths
     assert len(runtime.timed) <= latency.TIMED_WITH_BLOCKS
     assert not any(event == "warning" for event, _ in said)
+
+
+def test_trials_choose_the_net_that_a_short_training_repairs_best(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    runtime = StandIn(lambda _, convolutions: convolutions)
+    training = Training(batch_size=64, lr=0.02, epochs=1)
+    step = PruneStep(latency=0.7, round_to=8, blocks=True, trial_steps=2, training=training)
+    result, said = prune(step, parent, digits, tmp_path, runtime.target)
+    tried = [note for note in result.notes if note.startswith("tried: ")]
+    after = [float(re.search(r"([\d.]+) after 2 steps of training", note)[1]) for note in tried]
+    # one from each order: by what is missed, and by the weights that go with a MAC (early blocks have few)
+    removed = models.read_spec(result.model).removed
+    orders = re.findall(r"from the [^:]+: ([^;)]+)", next(n for n in result.notes if "blocks left out" in n))
+    assert len(orders) == 2
+    assert len(after) == 2
+    assert removed == tuple(orders[after.index(min(after))].split(", ")[: len(removed)])
+    assert orders[1].startswith("stage1")
+    assert {name for name, _ in said} == {"log", "pruned"}  # a trial's epochs are nobody's business
+    assert [path.name for path in tmp_path.iterdir()] == ["pruned.safetensors"]
+    # what a trial trained is thrown away: the weights are the parent's
+    theirs, ours = models.load(parent)[0].state_dict(), models.load(result.model)[0].state_dict()
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours if n.endswith("main.0.weight"))
 
 
 def test_the_closest_is_kept_and_said_when_the_target_cannot_be_met(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,20 @@ def test_blocks_go_for_a_budget_of_macs_where_that_does_less_damage(digits: Data
     again = prune(PruneStep(0.8, round_to=4, blocks=True), first.model, digits, tmp_path / "w2")
     assert models.read_spec(again.model).removed[: len(removed)] == removed
     assert again.macs <= 0.8 * first.macs
+
+
+def test_with_trials_fewer_blocks_are_tried_as_long_as_a_short_training_prefers_them(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    parent = saved("edgefit:resnet14", digits, tmp_path)
+    dense, spec = models.load(parent)
+    step = PruneStep(0.6, round_to=4, blocks=True, trial_steps=2, training=TRAINING)
+    result = prune(step, parent, digits, tmp_path / "w")
+    tried = [re.search(r"tried: (\d) block.* ([\d.]+) after 2 steps", note) for note in result.notes]
+    found = [(int(match[1]), float(match[2])) for match in tried if match]
+    assert len(found) >= 2
+    assert len(models.read_spec(result.model).removed) == min(found, key=lambda one: one[1])[0]
+    assert result.macs <= 0.6 * models.count(dense, spec.preprocess)[0]
 
 
 def test_a_net_without_blocks_to_leave_out_loses_channels_and_says_so(

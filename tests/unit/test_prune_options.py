@@ -27,6 +27,8 @@ from compress.pruning.importance import NAMES
         (PruneStep(steps=True), "steps must be a whole number"),
         (PruneStep(step_epochs=2), "there is one"),
         (PruneStep(sparse_epochs=-1), "sparse_epochs"),
+        (PruneStep(blocks=True, trial_steps=-1), "trial_steps must be a whole number"),
+        (PruneStep(trial_steps=50), "candidates that differ in their blocks"),
         (PruneStep(sparse_epochs=1, training=Training(lr=-1.0)), "lr must be positive"),
         (PruneStep(sparsity="unstructured", amount=1.0), "amount = 1.0"),
         (PruneStep(sparsity="unstructured", macs=0.5), "does not use macs"),
@@ -46,6 +48,13 @@ def test_every_importance_goes_with_every_scope(name: str, scope: str) -> None:
     step = PruneStep(importance=name, scope=scope, steps=3, step_epochs=1, blocks=True)
     check_prune(step)
     assert step.trains and target(step) == ("macs", 0.5)
+
+
+def test_trials_use_the_training_options() -> None:
+    check_prune(step := PruneStep(latency=0.5, blocks=True, trial_steps=50))
+    assert step.trains
+    with pytest.raises(ConfigError, match="lr must be positive"):
+        check_prune(PruneStep(blocks=True, trial_steps=50, training=Training(lr=-1.0)))
 
 
 def test_half_of_the_macs_is_the_target_where_none_is_named() -> None:
