@@ -59,7 +59,7 @@ FACTS = {
 """Devices of the table without a profile: kind, cores, memory bandwidth in GB/s (product pages of NXP, Raspberry Pi Ltd and Qualcomm)."""
 
 
-PACKING = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}
+PACKING = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0, "depth": 1000}
 """For text, whose bytes follow from the byte before and stand anywhere (xz(1), LZMA2's options)."""
 
 
