@@ -1,7 +1,7 @@
-"""OpenVINO's ``benchmark_app``, Python and C++, 2021 to 2026: its text and its report files (csv, json).
+"""OpenVINO's ``benchmark_app``, Python and C++, 2021 to 2026: its text.
 
 Format after openvinotoolkit/openvino, tools/benchmark_tool and samples/cpp/benchmark_app. Since 2026 the Python tool prints latencies below a
-millisecond in microseconds; here all are in ms. The report files keep two decimals of a millisecond and no unit for some keys: ms.
+millisecond in microseconds; here all are in ms.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bench.parsers.text import Fields, Text, from_json, number, whole
+from bench.parsers.text import Fields, Text, number, whole
 
 _PREFIX = re.compile(r"\[ ?(INFO|WARNING|ERROR|STEP) ?\] ?(.*)")
 _STEP = re.compile(r"\[Step [0-9]{1,2}/[0-9]{1,2}\] ?([^(]*)(?:\((.*)\))?\s*")
@@ -174,117 +174,3 @@ class _Log:
 def parse(text: str) -> Run:
     """The tool's standard output; latencies per data shape are passed over."""
     return _Log(text).read()
-
-
-_KEYS = {
-    "read model time (ms)": "read_ms",
-    "read network time (ms)": "read_ms",
-    "read_model_time": "read_ms",
-    "compile model time (ms)": "compile_ms",
-    "load network time (ms)": "compile_ms",
-    "load_model_time": "compile_ms",
-    "first inference time (ms)": "first_ms",
-    "total execution time (ms)": "duration_ms",
-    "execution_time": "duration_ms",
-    "total number of iterations": "count",
-    "iterations_num": "count",
-    "latency (ms)": "median_ms",
-    "latency_median": "median_ms",
-    "avg latency": "average_ms",
-    "latency_average": "average_ms",
-    "latency_avg": "average_ms",
-    "min latency": "min_ms",
-    "latency_min": "min_ms",
-    "max latency": "max_ms",
-    "latency_max": "max_ms",
-    "throughput": "throughput_fps",
-}
-_PERCENTILE_KEY = re.compile(r"latency \(([0-9]{1,3}) percentile\) \(ms\)")
-_TITLES = {
-    "Command line parameters": "options",
-    "Configuration setup": "setup",
-    "Execution results": "results",
-    "cmd_options": "options",
-    "configuration_setup": "setup",
-    "execution_results": "results",
-}
-
-
-@dataclass(frozen=True)
-class Report:
-    """A report file. ``error`` is what ended the run; ``problem`` says why a file could not be read."""
-
-    options: dict[str, str]
-    setup: dict[str, str]
-    read_ms: float | None = None
-    compile_ms: float | None = None
-    first_ms: float | None = None
-    duration_ms: float | None = None
-    count: int | None = None
-    median_ms: float | None = None
-    percentiles_ms: tuple[tuple[int, float], ...] = ()
-    average_ms: float | None = None
-    min_ms: float | None = None
-    max_ms: float | None = None
-    throughput_fps: float | None = None
-    error: str = ""
-    unknown: tuple[str, ...] = ()
-    problem: str = ""
-
-
-def _report(sections: dict[str, list[tuple[str, str]]], unknown: list[str], problem: str = "") -> Report:
-    found: dict[str, Any] = {}
-    percentiles: dict[int, float] = {}
-    for key, said in sections["results"]:
-        name, rank = _KEYS.get(key), _PERCENTILE_KEY.fullmatch(key)
-        value = whole(said) if name == "count" else number(said)
-        if key == "error":
-            found["error"] = said
-        elif name and value is not None:
-            found.setdefault(name, value)  # later ones belong to single data shapes
-        elif rank and value is not None:
-            percentiles[int(rank[1])] = value
-        else:
-            unknown.append(f"{key}: {said}")
-    return Report(
-        dict(sections["options"]),
-        dict(sections["setup"]),
-        **found,
-        percentiles_ms=tuple(percentiles.items()),
-        unknown=tuple(unknown),
-        problem=problem,
-    )
-
-
-def parse_csv(text: str) -> Report:
-    """``benchmark_report.csv`` of ``-report_type no_counters``: three titled blocks of ``key;value``."""
-    source = Text(text)
-    sections: dict[str, list[tuple[str, str]]] = {"options": [], "setup": [], "results": []}
-    section = ""
-    for line in source.lines:
-        key, mark, value = line.partition(";")
-        if line.strip() in _TITLES:
-            section = _TITLES[line.strip()]
-        elif section and mark:
-            sections[section].append((key, value.rstrip("; ")))
-        else:
-            source.left(line)
-    return _report(sections, source.unknown, "" if section else "none of the report's titles is in it")
-
-
-def parse_json(text: str) -> Report:
-    """``benchmark_report.json`` of ``-json_stats``; the Python tool writes numbers as text, the C++ one as numbers."""
-    document, problem = from_json(text)
-    sections: dict[str, list[tuple[str, str]]] = {"options": [], "setup": [], "results": []}
-    unknown: list[str] = []
-    if not problem and not isinstance(document, dict):
-        problem = "not an object"
-    for title, entries in document.items() if isinstance(document, dict) else []:
-        if title in _TITLES and isinstance(entries, dict):
-            pairs = [
-                (str(key), value if isinstance(value, str) else repr(value)) for key, value in entries.items()
-            ]
-            sections[_TITLES[title]].extend(pairs)
-        else:
-            unknown.append(str(title)[:200])
-    return _report(sections, unknown, problem)

@@ -56,31 +56,6 @@ def test_a_failure_has_errors_and_no_numbers() -> None:
     assert run.errors and run.count is None and run.throughput_fps is None and len(run.unknown) == 1
 
 
-def test_report_files() -> None:
-    csv = benchmark_app.parse_csv(fixture("benchmark_app_report", "report_csv"))
-    assert (csv.median_ms, csv.average_ms, csv.min_ms, csv.max_ms) == (0.06, 0.07, 0.05, 0.13)
-    assert (csv.read_ms, csv.compile_ms, csv.first_ms, csv.duration_ms, csv.count) == (
-        33.42,
-        84.09,
-        1.95,
-        5.21,
-        50,
-    )
-    assert csv.options["-d"] == "CPU" and csv.setup["API"] == "sync" and not csv.unknown and not csv.problem
-    python = benchmark_app.parse_json(fixture("benchmark_app_report", "report_json"))
-    assert python.median_ms is None and python.percentiles_ms == ((95, 0.20),) and python.count == 50
-    assert python.setup["inference_only"] == "True" and python.throughput_fps == 10669.29
-    cpp = benchmark_app.parse_json(fixture("benchmark_app_report", "cpp_json"))
-    assert (cpp.median_ms, cpp.average_ms, cpp.count, cpp.duration_ms) == (67.31, 67.62, 3548, 60041.7)
-
-
-def test_a_report_of_a_failed_run_and_none_at_all() -> None:
-    failed = benchmark_app.parse_csv(fixture("benchmark_app_report", "failed_csv"))
-    assert failed.error == "Model file m.onnx cannot be opened!" and failed.throughput_fps is None
-    assert benchmark_app.parse_csv("a;b\n").problem and benchmark_app.parse_json("[]").problem
-    assert benchmark_app.parse_json('{"execution_results": {"throughput": NaN}}').throughput_fps is None
-
-
 def test_perf_test_new() -> None:
     run = onnxruntime_perf_test.parse(fixture("onnxruntime_perf_test", "new"))
     assert (run.session_s, run.first_ms, run.total_s, run.requests, run.average_ms) == (
@@ -127,13 +102,6 @@ def test_perf_test_of_an_older_result_file_and_a_failure() -> None:
 @given(hostile("benchmark_app"))
 def test_hostile_benchmark_app(text: str) -> None:
     check_honest(benchmark_app.parse(text), text, scales=TO_MILLI)
-
-
-@EXAMPLES
-@given(hostile("benchmark_app_report"))
-def test_hostile_benchmark_app_reports(text: str) -> None:
-    check_honest(benchmark_app.parse_csv(text), text)
-    check_honest(benchmark_app.parse_json(text), text)
 
 
 @EXAMPLES
