@@ -112,7 +112,7 @@ def _print_profile(profile: Profile) -> None:
     terminal.print(
         Text(
             f"{profile.kind}; runtimes {', '.join(profile.runtimes)}; precisions {', '.join(profile.precisions)}; "
-            f"INT8 {profile.int8_scheme}; widths in multiples of {profile.round_to}"
+            f"INT8 {profile.int8_scheme}; widths in multiples of {_widths(profile)}"
             + (f"; reached by {profile.host}" if profile.host else "")
         )
     )
@@ -130,6 +130,11 @@ def _print_profile(profile: Profile) -> None:
         terminal.print(Text("\nsources", style="bold"))
     for number, source in enumerate(sources, 1):
         terminal.print(Padding(Text(f"[{number}] {source}"), (0, 0, 0, 1)))
+
+
+def _widths(profile: Profile) -> str:
+    whole, int8 = profile.kernels(()), profile.kernels(("int8",))
+    return f"{whole}, of {int8} in INT8" if int8 != whole and "int8" in profile.precisions else str(whole)
 
 
 def _print_facts(terminal: Any, profile: Profile) -> list[str]:

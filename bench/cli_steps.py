@@ -175,7 +175,7 @@ def distill(
 )
 @click.option("--importance", default="l1", show_default=True)
 @click.option("--scope", default="global", show_default=True)
-@click.option("--round-to", default=8, show_default=True, help="Channels stay a multiple of this.")
+@click.option("--round-to", default=0, help="Channels stay a multiple of this; default: of 16, or of 8.")
 @click.option("--steps", default=1, show_default=True, help="Prune in so many stages.")
 @click.option("--step-epochs", default=0, show_default=True, help="Epochs of training between two stages.")
 @click.option(
@@ -209,7 +209,9 @@ def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     "--teacher", "teachers", multiple=True, type=click.Path(path_type=Path), help="Default: the model itself."
 )
 @click.option(
-    "--scheme", default="u8s8", show_default=True, help="u8s8 (also LiteRT), u8s8-7bit or s8s8 (TensorRT)."
+    "--scheme",
+    default="",
+    help="u8s8, u8s8-7bit (both also LiteRT) or s8s8 (TensorRT); default: this machine's.",
 )
 @click.option("--images", default=256, show_default=True, help="Calibration images for the first ranges.")
 @data_option
@@ -226,6 +228,7 @@ def qat(
     from bench.steps import QatStep
     from compress.qat import check_qat
 
+    scheme = scheme or default_scheme(Path("model.onnx"))
     step = QatStep(tuple(map(str, teachers)), scheme, images=images, training=_training(sets))
     check_qat(step)
     return _do_step(step, parent=model, teachers=teachers, **rest)

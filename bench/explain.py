@@ -9,7 +9,8 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,13 +269,13 @@ def _sqnr(subject: Subject, graph: Graph, seed: int) -> tuple[dict[str, Json], s
     from compress.int8.sensitivity import layer_sqnr
     from compress.quiet import quiet
 
-    if subject.float_path is None:
+    if subject.float_path is None and subject.float_model is None:
         return {}, subject.float_reason
+    fmt = subject.artifact.format
     try:
-        with quiet():
-            rows = layer_sqnr(
-                subject.float_path, subject.path, _images(subject, seed), subject.artifact.format
-            )
+        images = _images(subject, seed)
+        with quiet(), _float_file(subject, images) as plain:
+            rows = layer_sqnr(plain, subject.path, images.numpy(), fmt)
     except (
         Exception
     ) as error:  # data that moved away, a file of another make: the times are still worth showing
@@ -285,7 +286,7 @@ def _sqnr(subject: Subject, graph: Graph, seed: int) -> tuple[dict[str, Json], s
 
 
 def _images(subject: Subject, seed: int) -> Any:
-    """A few validation images of the run's data, normalised: float32 N x C x H x W."""
+    """A few validation images of the run's data, normalised: float32 tensor N x C x H x W."""
     from compress.parity import validation_images
     from distill import data as datasets
 
@@ -294,4 +295,20 @@ def _images(subject: Subject, seed: int) -> Any:
         raise UsageError("how it is fed is not known")
     spec = (subject.run.manifest.get("data") or {}).get("spec", "")
     options = DataOptions(spec=spec, image_size=pre.height, resize=pre.resize)
-    return validation_images(datasets.load(datasets.index(options, seed)), SQNR_IMAGES)[1].numpy()
+    return validation_images(datasets.load(datasets.index(options, seed)), SQNR_IMAGES)[1]
+
+
+@contextmanager
+def _float_file(subject: Subject, images: Any) -> Iterator[Path]:
+    """The float file with the subject's weights; written from its model for the time being where no run keeps one."""
+    if subject.float_path is not None:
+        yield subject.float_path
+        return
+    from compress import float_files
+    from distill import models
+
+    assert subject.float_model is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"float.{subject.artifact.format}"
+        float_files.write(models.load(subject.float_model)[0].eval(), images, path)
+        yield path

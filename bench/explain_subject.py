@@ -10,7 +10,7 @@ from bench import runtimes
 from bench.errors import StoreError, UsageError, nearest
 from bench.measure.artifact import describe_file, open_artifact
 from bench.runtimes.base import Runtime
-from bench.types import Artifact, Quantity
+from bench.types import Artifact, Json, Quantity
 
 if TYPE_CHECKING:
     from bench.store import RunData
@@ -23,7 +23,8 @@ PROFILED = ("onnxruntime", "litert", "openvino")
 class Subject:
     """What is explained: a file, how it is run, and what a run knows of it.
 
-    ``run`` and ``variant`` are empty for a file outside a run; ``float_path`` is the float file it was made from.
+    ``run`` and ``variant`` are empty for a file outside a run; ``float_path`` is the float file with its weights, or
+    ``float_model`` a model that can be written as one.
     """
 
     artifact: Artifact
@@ -33,6 +34,7 @@ class Subject:
     run: RunData | None = None
     cell_ms: Quantity = field(default_factory=lambda: Quantity.missing("not of a run", "ms"))
     float_path: Path | None = None
+    float_model: Path | None = None
     float_reason: str = "the float file it was made from is not known: name a variant of a run"
 
 
@@ -75,7 +77,7 @@ def subject_of_run(run: RunData, variant: str, runtime: str, batch: int, threads
             f"it was measured on: {', '.join(measured) or 'nothing'}",
         )
     artifact = Artifact.from_json(record["artifact"])
-    float_path, reason = _float_parent(run, variant, artifact)
+    float_path, float_model, reason = _float_weights(run, variant, record)
     return Subject(
         artifact,
         run.object_path(artifact.sha256),
@@ -84,6 +86,7 @@ def subject_of_run(run: RunData, variant: str, runtime: str, batch: int, threads
         run,
         _cell_latency(run, variant, runtime, batch, threads),
         float_path,
+        float_model,
         reason,
     )
 
@@ -98,25 +101,41 @@ def _check_runtime(runtime: str) -> None:
         )
 
 
-def _float_parent(run: RunData, variant: str, artifact: Artifact) -> tuple[Path | None, str]:
-    """The float file of the same format that an int8 file was made from, or why there is none."""
-    if artifact.precision != "int8":
-        return None, f"a {artifact.precision} file has no quantization noise"
-    name = (run.variants[variant].get("parent") or "") if variant in run.variants else ""
-    while name:
-        for record in run.artifacts.values():
-            made = record.get("artifact") or {}
-            if (
-                record["variant"] == name
-                and made.get("precision", "fp32") == "fp32"
-                and made.get("format") == artifact.format
-            ):
-                try:
-                    return run.object_path(made["sha256"]), ""
-                except StoreError as error:
-                    return None, str(error)
-        name = (run.variants.get(name) or {}).get("parent") or ""
-    return None, f"the run has no float {artifact.format} file of its parents"
+def _float_weights(run: RunData, variant: str, record: Json) -> tuple[Path | None, Path | None, str]:
+    """The float file, or else the model, that has an int8 file's weights before they were rounded; or why there is none."""
+    precision = record["artifact"]["precision"]
+    if precision != "int8":
+        return None, None, f"a {precision} file has no quantization noise"
+    made = run.variants.get(variant) or {}
+    step, ladder = made.get("step") or {}, record.get("ladder") or []
+    try:
+        if step.get("kind") == "qat":
+            return None, run.object_path(made["model"]["sha256"]), ""
+        climbed = [r for r in ladder if r.get("drop")]
+        chosen = min(climbed, key=lambda r: (not r["held"], r["drop"]["value"])) if climbed else {}
+        if chosen.get("rung") == "qat":
+            return None, None, "its weights were trained in int8, and their float model was not kept"
+        equalized = step.get("equalize") or step.get("correct_bias")
+        if chosen.get("equalized", equalized) or chosen.get("rung") == "equalize":
+            return None, None, "equalisation gave it other weights than its float parent's"
+        return _float_parent(run, variant, record["artifact"]["format"]), None, ""
+    except StoreError as error:
+        return None, None, str(error)
+
+
+def _float_parent(run: RunData, variant: str, fmt: str) -> Path:
+    """The float file of its parent.
+
+    Raises:
+        StoreError: the run has none, or has lost it.
+    """
+    parent = (run.variants.get(variant) or {}).get("parent") or ""
+    for record in run.artifacts.values():
+        made = record.get("artifact") or {}
+        plain = made.get("precision", "fp32") == "fp32" and made.get("format") == fmt
+        if plain and record["variant"] == parent:
+            return run.object_path(made["sha256"])
+    raise StoreError(f"the run has no float {fmt} file of {parent or variant}")
 
 
 def _cell_latency(run: RunData, variant: str, runtime: str, batch: int, threads: int) -> Quantity:

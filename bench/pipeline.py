@@ -106,7 +106,9 @@ class _Engine:
     def target(self, runtime: str) -> Target:
         """The runtime that a step asks for, to time its candidates on."""
         if runtime not in self._targets:
-            self._targets[runtime] = open_target(runtime, self.prepared.environment)
+            self._targets[runtime] = open_target(
+                runtime, self.prepared.environment, self.plan.protocol.threads[0]
+            )
         return self._targets[runtime]
 
     def _finished(self, kind: str, key: str) -> Json | None:
@@ -308,6 +310,7 @@ class _Engine:
             float_artifact=self._artifact_path(planned.float_key),
             target=self.target(planned.runtime) if ladder and planned.runtime else None,
             qat=qat,
+            notify=self.notify,
         )
 
     def _artifact_path(self, key: str) -> Path | None:

@@ -168,9 +168,10 @@ def make_plan(
     Raises:
         UsageError: ``only`` matches nothing.
     """
-    recipe = replace(recipe, variants=tuple(_for_profile(v, profile) for v in recipe.variants))
-    variants = _plan_variants(recipe, data_digest, seed, files, only)
+    scheme = _scheme(profile, taking_part(recipe, runtimes))
+    recipe = replace(recipe, variants=tuple(_for_target(v, recipe, profile, scheme) for v in recipe.variants))
     protocol = replace(profile.protocol, **_tuples(recipe.protocol))
+    variants = _plan_variants(recipe, data_digest, seed, files, only, protocol.threads[0])
     exports: dict[str, PlannedExport] = {}
     cells: list[PlannedCell] = []
     by_name = {v.variant.name: v for v in variants}
@@ -193,11 +194,30 @@ def taking_part(recipe: Recipe, runtimes: tuple[RuntimeFacts, ...]) -> tuple[Run
     return tuple(r for r in runtimes if r.name in wanted)
 
 
-def _for_profile(variant: Variant, profile: Profile) -> Variant:
+def _for_target(variant: Variant, recipe: Recipe, profile: Profile, scheme: str) -> Variant:
     """Fill in what a recipe leaves to the target."""
-    if isinstance(variant.step, PruneStep) and variant.step.round_to == 0:
-        return replace(variant, step=replace(variant.step, round_to=profile.round_to))
+    step = variant.step
+    if isinstance(step, PruneStep) and step.round_to == 0:
+        made = {v.precision for v in recipe.variants if variant.name in _line(recipe, v.name)}
+        return replace(variant, step=replace(step, kernels=profile.kernels(made)))
+    if isinstance(step, QatStep) and not step.scheme:
+        return replace(variant, step=replace(step, scheme=scheme))
     return variant
+
+
+def _line(recipe: Recipe, name: str) -> list[str]:
+    """A variant's name, its parent's, that one's parent's, and so on."""
+    parents = {v.name: v.parent for v in recipe.variants}
+    line = [name]
+    while parents.get(line[-1]):
+        line.append(parents[line[-1]])
+    return line
+
+
+def _scheme(profile: Profile, runtimes: tuple[RuntimeFacts, ...]) -> str:
+    """For which int8 files a net is trained: the device's, or here those of the first runtime that has a choice."""
+    named = [profile.int8_scheme] if profile.kind != "local" else [r.int8_scheme for r in runtimes]
+    return next((s for s in named if s not in ("", "litert")), "u8s8")
 
 
 def _tuples(table: Json) -> Json:
@@ -205,7 +225,7 @@ def _tuples(table: Json) -> Json:
 
 
 def _plan_variants(
-    recipe: Recipe, data_digest: str, seed: int, files: dict[str, str], only: str
+    recipe: Recipe, data_digest: str, seed: int, files: dict[str, str], only: str, threads: int
 ) -> list[PlannedVariant]:
     names = [v.name for v in recipe.variants]
     chosen = {n for n in names if fnmatch.fnmatchcase(n, only or "*")}
@@ -223,8 +243,10 @@ def _plan_variants(
         if variant.name not in needed:
             continue
         model_files = {n: files[n] for n in _files_of(variant) if n in files}
+        timed = isinstance(variant.step, PruneStep) and variant.step.latency > 0 and threads > 1
         keys[variant.name] = digest(
             [variant.step, [keys[n] for n in variant.needs], seed, data_digest, model_files]
+            + ([threads] if timed else [])
         )
         measured = variant.name in chosen and not variant.intermediate
         planned.append(PlannedVariant(variant, keys[variant.name], measured))
@@ -233,13 +255,18 @@ def _plan_variants(
 
 def _files_of(variant: Variant) -> list[str]:
     model, weights = getattr(variant.step, "model", ""), getattr(variant.step, "weights", "")
-    return [m.split(":")[1] for m in [model] if m.startswith("py:") and ":" in m] + (
-        [weights] if weights else []
+    named = (
+        [model.split(":")[1]]
+        if model.startswith("py:")
+        else [model]
+        if model.endswith(".safetensors")
+        else []
     )
+    return named + ([weights] if weights else [])
 
 
 def files_named(recipe: Recipe) -> list[str]:
-    """Every file that the recipe's models come from (``py:`` factories and weights)."""
+    """Every file that the recipe's models come from (``py:`` factories, models and weights)."""
     return sorted({f for v in recipe.variants for f in _files_of(v) if f != "pretrained"})
 
 

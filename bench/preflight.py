@@ -215,7 +215,10 @@ def check_models(prepared: Prepared, path: Path, load_weights: bool = True) -> N
 
     index, problems = prepared.index, list[EdgefitError]()
     for model, weights in todo:
-        _try(problems, lambda m=model, w=weights: models.build(m, len(index.classes), index.channels, w))
+        if model.endswith(".safetensors"):
+            _try(problems, lambda m=model: models.load(Path(m).expanduser()))
+        else:
+            _try(problems, lambda m=model, w=weights: models.build(m, len(index.classes), index.channels, w))
     if problems:
         raise _together(problems)
 

@@ -347,7 +347,7 @@ def _check_step(variant: Variant, place: str) -> None:
     elif isinstance(step, PruneStep):
         from compress.prune import check_prune
 
-        check_prune(dataclasses.replace(step, round_to=step.round_to or 1))  # 0: the profile's
+        check_prune(step)
     elif isinstance(step, QatStep):
         from compress.qat import check_qat
 

@@ -174,7 +174,7 @@ def export_model(
 
             runtime = next(r for f, r in FORMATS.values() if f == fmt)
             rung = partial(qat_rung, model, step, dataset, Path(work) / "qat", scheme, seed, notify)
-            lent = {"target": _target(runtime), "qat": rung}
+            lent = {"target": _target(runtime), "qat": rung, "notify": notify}
         result = export(model, fmt, precision, scheme, step, dataset, Path(work), **lent)
         _move(result.path, output)
     write_sidecar(output, result.artifact)

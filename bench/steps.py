@@ -82,8 +82,9 @@ class PruneStep:
     """Remove channels (and, with ``blocks``, whole residual blocks) until one target is met.
 
     The target is a share of the parent's: ``macs``, ``params``, ``size`` (of the fp32 file for ``runtime``) or ``latency``
-    (measured on ``runtime``); 0 is no target, and macs = 0.5 where none is given. ``round_to`` 0 means the profile's: the
-    channel multiple that the target's kernels want. ``steps`` prunes little by little, with ``step_epochs`` of
+    (measured on ``runtime``); 0 is no target, and macs = 0.5 where none is given. ``round_to`` is what widths stay a
+    multiple of; 0 takes the channels that the target's ``kernels`` take at a time (the plan fills them in), or half of that
+    and so on down to 8 where that comes closer to the target. ``steps`` prunes little by little, with ``step_epochs`` of
     ``training`` between; ``sparse_epochs`` trains with a group-sparse penalty first. With ``blocks``, ``trial_steps`` trains
     each candidate for so many steps before the best is chosen. ``sparsity`` is empty (structured), ``2:4`` or
     ``unstructured`` (then ``amount`` of the weights become zero, and no channel goes).
@@ -97,6 +98,7 @@ class PruneStep:
     importance: str = "l1"
     scope: str = "global"
     round_to: int = 0
+    kernels: int = 16
     blocks: bool = False
     steps: int = 1
     step_epochs: int = 0
@@ -106,7 +108,7 @@ class PruneStep:
     amount: float = 0.5
     training: Training = field(default_factory=Training)
     kind: Literal["prune"] = "prune"
-    version: int = 2
+    version: int = 3
 
     @property
     def trains(self) -> bool:
@@ -149,12 +151,13 @@ class QuantizeStep:
 class QatStep:
     """Train the parent with int8 arithmetic simulated, its own float outputs (or ``teacher``'s) as targets.
 
-    ``scheme`` is that of the files it is made for: u8s8 (also LiteRT's), u8s8-7bit or s8s8. ``ranges`` and ``images`` find the
-    first ranges, which are then learned. The ranges go into the files as they were trained: nothing is calibrated again.
+    ``scheme`` is that of the files it is made for: u8s8, u8s8-7bit (both also LiteRT's) or s8s8; empty is the target's.
+    ``ranges`` and ``images`` find the first ranges, which are then learned and go into the files as they were trained:
+    nothing is calibrated again.
     """
 
     teacher: tuple[str, ...] = ()
-    scheme: str = "u8s8"
+    scheme: str = ""
     ranges: str = "mse"
     images: int = 256
     loss: str = "kd"

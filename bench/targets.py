@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import MissingError, UsageError, nearest
+from bench.measure.environment import hardware
 from bench.measure.turns import orders, time_pair
 from bench.runtimes.base import CellJob
 from bench.stats import mean_interval
-from bench.types import ExportResult, Json, Protocol, Quantity, Target
+from bench.types import ExportResult, Json, Protocol, Quantity, Target, digest
 
 PAIRS = 3
 PROTOCOL = Protocol(max_seconds=1.0, warmup_seconds=0.2)
@@ -56,7 +57,7 @@ def open_target(runtime: str, machine: Json, threads: int = 1, pairs: int = PAIR
             found = [time_pair(sides, order, host).ratio for order in orders(pairs, seed=0)]
         return _ratio(found, runtime, threads)
 
-    return Target(runtime, lent.format, lent.int8_scheme(machine), ratio)
+    return Target(runtime, lent.format, lent.int8_scheme(machine), ratio, digest(hardware(machine)))
 
 
 def _ratio(found: list[float], runtime: str, threads: int) -> Quantity:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -228,7 +228,7 @@ class Profile:
     runtimes: tuple[str, ...]
     host: str = ""
     int8_scheme: str = "u8s8"
-    round_to: int = 8
+    round_to: int = 0
     precisions: tuple[str, ...] = ("fp32", "int8")
     facts: dict[str, Fact] = field(default_factory=dict)
     power_modes: tuple[Json, ...] = ()
@@ -238,6 +238,22 @@ class Profile:
     unsupported: dict[str, str] = field(default_factory=dict)
     calibration: tuple[Json, ...] = ()
     power: tuple[Json, ...] = ()
+
+    @property
+    def lanes(self) -> int:
+        """Channels that predictions take as computed together."""
+        return self.round_to or 8
+
+    def kernels(self, precisions: Collection[str]) -> int:
+        """Channels that its kernels take at a time in any of these precisions; more of a net's widths than a multiple is waste.
+
+        Tensor cores: blocks of 8 (FP16) and 32 (INT8, TensorRT's format CHW32); CPUs: 16 (floats of AVX-512, int8 of NEON).
+        """
+        if self.round_to:
+            return self.round_to
+        if "tensorrt" in self.runtimes:
+            return 32 if "int8" in precisions else 8
+        return 16
 
     def refusal(self, runtime: str, precision: str, version: str = "") -> str:
         """Why the device does not run a precision on a runtime (of that version, where it is known); empty when it does."""
@@ -289,12 +305,14 @@ class Target:
 
     ``format`` and ``scheme`` are what it takes of a float and of an int8 export. ``ratio(base, head)`` is the latency of ``head``
     over that of ``base``, both in fresh processes timed by turns: 0.5 is twice as fast, with an interval over ``n`` pairs.
+    ``machine`` identifies the hardware the ratios are of.
     """
 
     runtime: str
     format: str
     scheme: str
     ratio: Callable[[ExportResult, ExportResult], Quantity]
+    machine: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -115,6 +115,8 @@ def export(
     check_export(fmt, precision, scheme, step)
     module, spec = models.load(model)
     module.eval()
+    if spec.quantization and precision == "int8":
+        _check_trained(step)
     positions, images = parity.validation_images(data)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / ("-".join(filter(None, ("model", precision, scheme))) + f".{fmt}")
@@ -132,6 +134,17 @@ def export(
 
         agreement["training"] = qat_export.shipped_parity(path, fmt, spec, data, scheme)
     return ExportResult(path, job.artifact(path), agreement, (*notes, *more), trail)
+
+
+def _check_trained(step: QuantizeStep) -> None:
+    """Refuse options of a calibration for a model whose training decided them."""
+    known = ("precision", "images", "kind", "version")
+    given = [f.name for f in fields(step) if f.name not in known and getattr(step, f.name) != f.default]
+    if given:
+        raise ConfigError(
+            f"The model was trained in int8, which decides all that {', '.join(given)} would",
+            todo="Leave them out, or quantize its float parent",
+        )
 
 
 def _files(path: Path) -> list[Path]:

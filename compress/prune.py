@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, StepError, nearest
 from bench.steps import PruneStep
-from bench.types import Json, StepContext, StepResult
+from bench.types import Json, StepContext, StepResult, digest, to_json
 from compress.pruning import importance
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 TARGETS = ("macs", "params", "size", "latency")
 SCOPES = ("global", "local", "isomorphic")
 SPARSITIES = ("", "2:4", "unstructured")
-ROUND_TO = 8
-"""Channel multiple where neither the step nor a profile names one."""
+LEAST_MULTIPLE = 8
+"""Of channels, where the step names none: the floats of AVX2, two registers of NEON."""
+CLOSE = 0.9
+"""A multiple suits a net that comes this close to the target with it."""
 
 
 def check_prune(step: PruneStep) -> None:
@@ -58,7 +61,7 @@ def check_prune(step: PruneStep) -> None:
         if value not in known:
             raise ConfigError(f"Unknown {name} {value!r}", todo=nearest(value, filter(None, known)))
     for name, least in (
-        ("round_to", 0), ("steps", 1), ("step_epochs", 0), ("sparse_epochs", 0), ("trial_steps", 0),
+        ("round_to", 0), ("kernels", 1), ("steps", 1), ("step_epochs", 0), ("sparse_epochs", 0), ("trial_steps", 0),
     ):  # fmt: skip
         value = getattr(step, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -113,7 +116,7 @@ def run_prune(step: PruneStep, ctx: StepContext) -> StepResult:
     if ctx.parent is None:
         raise ConfigError("Pruning needs a parent", todo="Name the variant to prune in the recipe")
     with _said() as said:
-        job = _job(replace(step, round_to=step.round_to or ROUND_TO), ctx)
+        job = _job(step, ctx)
         if step.sparsity:
             from compress.pruning import sparsity
 
@@ -141,19 +144,50 @@ def _job(step: PruneStep, ctx: StepContext) -> Job:
     from compress.pruning import channels
     from compress.pruning.budget import Job
     from compress.pruning.judge import Judge
+    from compress.pruning.memory import Memory
     from distill import models
 
-    module, spec = models.load(ctx.parent)  # type: ignore[arg-type]
+    parent: Path = ctx.parent  # type: ignore[assignment]
+    module, spec = models.load(parent)
     data, pre = ctx.data(), spec.preprocess
+    weights = hashlib.sha256(parent.read_bytes()).hexdigest()
+    memory = Memory(
+        ctx.workdir / "search.json", digest([to_json(step), ctx.seed, data.index.digest, weights])
+    )
     macs, params = models.count(module, pre)
     example = torch.zeros(2, pre.channels, pre.height, pre.width)
-    job = Job(step, ctx, data, spec, module, example, macs, params, Judge(module, data))
+    job = Job(step, ctx, data, spec, module, example, macs, params, Judge(module, data), memory)
     if step.sparsity:
         return job
     groups, whole = channels.find_groups(module, example, step.importance, spec.classes, data)
-    unfit = channels.unfit(module, example, groups, step.round_to)
     module.requires_grad_(False)
-    return replace(job, whole=(*whole, *unfit))
+    for multiple in (step.round_to,) if step.round_to else _multiples(step.kernels):
+        unfit = channels.unfit(module, example, groups, multiple)
+        job = replace(job, step=replace(step, round_to=multiple), whole=(*whole, *unfit))
+        if step.round_to or _comes_close(job):
+            break
+    return job
+
+
+def _multiples(kernels: int) -> Iterator[int]:
+    yield kernels
+    while (kernels := kernels // 2) >= LEAST_MULTIPLE:
+        yield kernels
+
+
+def _comes_close(job: Job) -> bool:
+    """Whether fewer channels alone, in the job's multiples, spend most of the budget; a latency's is that of MACs."""
+    from compress.pruning import costs
+    from compress.pruning.budget import Shrinker
+
+    what, share = target(job.step)
+    budget = job.budget("macs" if what == "latency" else what, share)
+    net = Shrinker(replace(job, step=replace(job.step, importance="l1")), job.dense).shorter(())
+    try:
+        kept = costs.search(net.groups, net.costs, budget, job.step.scope, job.step.round_to)
+    except StepError:
+        return False
+    return budget.spent(net.costs, net.groups, kept) >= CLOSE * budget.limit
 
 
 def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
@@ -176,7 +210,7 @@ def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
                 f"group-sparse training, epochs {step.sparse_epochs}: validation accuracy {seen:.4f}"
             )
         for stage in range(1, step.steps + 1):
-            last, shrinker = stage == step.steps, Shrinker(job, module)
+            last, shrinker = stage == step.steps, Shrinker(job, module, stage, removed)
             if last and timer is not None:
                 found, table = to_latency(shrinker, timer)
             else:
@@ -192,9 +226,12 @@ def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
                 )
     if step.blocks:
         notes.append(_about_blocks(shrinker.orders, removed))
-    notes += [*table, "widths: " + found.widths]
+    notes += [*table, f"widths, in multiples of {step.round_to}: {found.widths}"]
     if job.whole:
-        notes.append(f"left whole, since the net does not run with them narrower: {', '.join(job.whole)}")
+        unscored = ", or has no batch norm to score them by" * (step.importance == "bn")
+        notes.append(
+            f"left whole, since the net does not run with them narrower{unscored}: {', '.join(job.whole)}"
+        )
     return replace(found, removed=removed), rows, tuple(notes)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import ConfigError, ModelError, nearest
 from bench.steps import QatStep, QuantizeStep, Training
 from bench.types import Json, Notify, StepContext, StepResult, digest
+from compress import quantize
 from compress.int8 import fake_quant, onnx_int8, qat_graph, ranges
 from compress.int8.fake_quant import Grid
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of ``ModelSpec.quantization``."""
-BATCH = 32
+SCHEME = "u8s8"
+"""Of the files, where neither the step nor a target names one."""
 JUDGED = "judged"
 LEAST_JUDGED = 3000
 CLIP = 1.0
@@ -44,7 +46,7 @@ def check_qat(step: QatStep) -> None:
     from distill import losses
     from distill.train import check_training
 
-    if step.scheme not in onnx_int8.SCHEMES:
+    if step.scheme and step.scheme not in onnx_int8.SCHEMES:
         raise ConfigError(
             f"Unknown quantization scheme {step.scheme!r}", todo=nearest(step.scheme, onnx_int8.SCHEMES)
         )
@@ -93,18 +95,22 @@ def run_qat(step: QatStep, ctx: StepContext) -> StepResult:
     from distill import models
 
     check_qat(step)
-    data = ctx.data()
+    step, data = replace(step, scheme=step.scheme or SCHEME), ctx.data()
     module, spec = _parent(ctx, data)
     macs, params = models.count(module, data.preprocess)
     graph = _traced(module, data)
-    trained, outcome = _train(graph, module, data, step, ctx)
+    trained, outcome = _train(graph, module, data, step, ctx, sparse=bool(spec.sparsity))
     graph.load_state_dict(_shared(trained, graph), strict=False)
     module.load_state_dict(_shared(graph, module), strict=False)
     quantization = _quantization(graph, trained, data, step)
     path = ctx.workdir / "model.safetensors"
     models.save(module, replace(spec, quantization=quantization), path)
     found = ", ".join(f"{fmt} {accuracy:.4f}" for fmt, accuracy in quantization["accuracy"].items())
-    notes = (*outcome.notes, f"simulated int8 ({step.scheme}), accuracy on validation: {found}")
+    notes = (
+        *outcome.notes,
+        f"simulated int8 ({step.scheme}), accuracy on validation: {found}",
+        *_calibration(step, data).notes,
+    )
     return StepResult(path, macs, params, outcome.history, outcome.best_epoch, notes)
 
 
@@ -126,17 +132,20 @@ def _traced(module: nn.Module, data: Any) -> fx.GraphModule:
 
 
 def _train(
-    graph: fx.GraphModule, module: nn.Module, data: Any, step: QatStep, ctx: StepContext
+    graph: fx.GraphModule, module: nn.Module, data: Any, step: QatStep, ctx: StepContext, sparse: bool
 ) -> tuple[nn.Module, Any]:
     """The graph that rounds, with the weights and grids of its best epoch, and what the loop recorded."""
     from distill import devices, loop, train
+    from distill.sparse import keep_zeros
 
     options = replace(step.training, clip_norm=step.training.clip_norm or CLIP)
     teachers = [train.made(path, data, "teacher")[0] for path in ctx.teachers or (ctx.parent,) if path]
     loss = train.label_loss(step.training, data)
+    placed = train.place(fake_quant.insert(graph, first_grids(graph, data, step), step.scheme))
+    if sparse:
+        keep_zeros(placed, layers_of=module)
     trainer = loop.Trainer(
-        train.place(fake_quant.insert(graph, first_grids(graph, data, step), step.scheme)), data, options,
-        seed=ctx.seed, objective=train.kd_objective(step.loss, step.temperature, step.alpha, teachers, loss),
+        placed, data, options, seed=ctx.seed, objective=train.kd_objective(step.loss, step.temperature, step.alpha, teachers, loss),
         notify=ctx.notify, variant=ctx.variant, workdir=ctx.workdir,
         identity=digest([step, ctx.seed, data.index.digest]),
     )  # fmt: skip
@@ -152,13 +161,21 @@ def _shared(source: nn.Module, target: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in source.state_dict().items() if name in names}
 
 
+def _calibration(step: QatStep, data: Any) -> quantize.Calibration:
+    """The images of the first ranges, read batch by batch."""
+    return quantize.calibration(QuantizeStep(images=step.images), data)
+
+
 def first_grids(graph: fx.GraphModule, data: Any, step: QatStep) -> dict[str, Grid]:
     """The grid of each activation from calibration images."""
+    import torch
+
     names = set(qat_graph.points(graph).values())
 
     def batches() -> Iterator[dict[str, NDArray[np.float32]]]:
-        for part in data.calibration(step.images).split(BATCH):
-            yield {name: value.numpy() for name, value in qat_graph.record(graph, part, names).items()}
+        for part in _calibration(step, data):
+            found = qat_graph.record(graph, torch.from_numpy(part), names)
+            yield {name: value.numpy() for name, value in found.items()}
 
     symmetric = onnx_int8.SCHEMES[step.scheme].symmetric
     found = ranges.find(ranges.collect(batches()), step.ranges, symmetric)
@@ -177,7 +194,7 @@ def _quantization(graph: fx.GraphModule, trained: nn.Module, data: Any, step: Qa
     from distill.evaluate import answers
 
     with torch.inference_mode():
-        logits = torch.cat([trained(part) for part in data.calibration(step.images).split(BATCH)])
+        logits = torch.cat([trained(torch.from_numpy(part)) for part in _calibration(step, data)])
     found: Json = {
         "schema": SCHEMA,
         "scheme": step.scheme,
@@ -232,6 +249,8 @@ def simulation(graph: fx.GraphModule, quantization: Json, fmt: str) -> nn.Module
     from torch import nn
 
     scheme = quantization["scheme"]
+    if fmt == "tflite" and scheme == "u8s8-7bit":
+        scheme = "u8s8"  # LiteRT's kernels do not saturate, and its files have all 8 bits
     module = fake_quant.insert(graph, grids(quantization, fmt), scheme, fmt)
     if fmt == "onnx":
         return module

@@ -134,8 +134,12 @@ class Trainer:
         import torch
 
         number = len(self.history)
+        shown = self.average or self.model
         try:
             row = self.epoch(number)
+            loss, found = answers(shown, self.data, "validation", self.dtype)
+            if not math.isfinite(loss):  # the last update broke the weights: train_loss is of those before it
+                raise _Diverged
         except torch.OutOfMemoryError as error:
             raise StepError(
                 f"The training of {self.variant} does not fit in the GPU's memory",
@@ -145,8 +149,6 @@ class Trainer:
         except _Diverged as error:
             self._diverged(number, error)
             return
-        shown = self.average or self.model
-        loss, found = answers(shown, self.data, "validation", self.dtype)
         labels = self.data.labels["validation"]
         accuracy, balanced = accuracies(found, labels)
         self.history.append(

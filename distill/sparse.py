@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def keep_zeros(module: nn.Module) -> None:
+def keep_zeros(module: nn.Module, layers_of: nn.Module | None = None) -> None:
     """Keep every convolution and linear weight that is zero now at zero, through any training of ``module``.
 
+    ``layers_of`` is the model whose layers they are, where ``module`` is a graph of it, which has its parameters only.
     Call it when the module is on its device. Gradients are masked before the optimizer sees them, so
     momentum, weight decay and averages of a zero weight stay zero as well (of any optimizer that treats
     weights one by one).
@@ -22,6 +23,6 @@ def keep_zeros(module: nn.Module) -> None:
         mask = parameter.detach() != 0
         parameter.register_hook(lambda gradient: gradient * mask)
 
-    for layer in module.modules():
+    for name, layer in (layers_of or module).named_modules():
         if isinstance(layer, (_ConvNd, nn.Linear)):
-            masked(layer.weight)
+            masked(module.get_parameter(f"{name}.weight".lstrip(".")))

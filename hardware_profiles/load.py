@@ -170,7 +170,7 @@ def _profile(data: dict[str, Any]) -> Profile:
         runtimes=tuple(data["runtimes"]),
         host=data.get("host", ""),
         int8_scheme=data.get("int8_scheme", "u8s8"),
-        round_to=data.get("round_to", 8),
+        round_to=data.get("round_to", 0),
         precisions=tuple(data["precisions"]),
         facts={k: Fact(**_cite(v, sources)) for k, v in data.get("facts", {}).items()},
         power_modes=tuple(_cite(mode, sources) for mode in data.get("power_modes", ())),

@@ -206,13 +206,13 @@ def _table(
     import numpy as np
 
     size = BYTES[setting.precision]
-    table = amounts(ops, setting.batch, size, found.kind.shape, profile.round_to)
+    table = amounts(ops, setting.batch, size, found.kind.shape, profile.lanes)
     notes = []
     if setting.precision == "int8" and graph.int8:
         islands = [i for i, op in enumerate(ops) if not op.quantized and op.macs]
         if islands:
             other = find(profile, setting.runtime, "fp32", setting.threads, setting.mode)
-            slower = amounts([ops[i] for i in islands], setting.batch, 4, found.kind.shape, profile.round_to)
+            slower = amounts([ops[i] for i in islands], setting.batch, 4, found.kind.shape, profile.lanes)
             table[islands] = slower * np.exp(other.theta - found.theta)
             table[islands, TERMS.index("launch")] += 2e-3  # conversions before and after
             notes.append(f"{len(islands)} of {len(ops)} kernels are float in this INT8 file")
@@ -340,7 +340,7 @@ def _odd_widths(
     """Channels that fill no whole vectors, where that costs 1% of the latency or more."""
     import numpy as np
 
-    step, whole = profile.round_to, float(times.sum())
+    step, whole = profile.lanes, float(times.sum())
     costs = []
     for i, op in enumerate(ops):
         if op.kind != CONV or op.groups > 1 or op.cout % step == 0 or op.cout < step:
@@ -348,7 +348,7 @@ def _odd_widths(
         narrower = replace(
             op, cout=op.cout // step * step, macs=op.macs * (op.cout // step * step) // op.cout
         )
-        row = amounts([narrower], setting.batch, BYTES[setting.precision], found.kind.shape, profile.round_to)
+        row = amounts([narrower], setting.batch, BYTES[setting.precision], found.kind.shape, profile.lanes)
         gain = (float(times[i].sum()) - float((row * np.exp(found.theta)).sum())) / whole
         if gain > 0.01:
             costs.append((gain, op))

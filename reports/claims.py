@@ -146,23 +146,25 @@ def _steps(run: RunData, name: str) -> tuple[str, ...]:
     A recovery by plain training compresses nothing.
     """
     steps: list[str] = []
-    seen: set[str] = set()
-    while name and name not in seen:
-        seen.add(name)
-        record = run.variants.get(name) or {}
+    for ancestor in _line(run, name):
+        record = run.variants.get(ancestor) or {}
         kind = (record.get("step") or {}).get("kind", "")
         if kind in ("prune", "qat", "quantize") or (kind == "distill" and record.get("parent")):
             steps.append(kind)
-        name = record.get("parent") or ""
     return tuple(reversed(steps))
 
 
+def _line(run: RunData, name: str) -> list[str]:
+    """A variant, its parent, the parent's parent, and so on."""
+    line: list[str] = []
+    while name and name not in line:
+        line.append(name)
+        name = (run.variants.get(name) or {}).get("parent") or ""
+    return line
+
+
 def _root(run: RunData, name: str) -> str:
-    seen: set[str] = set()
-    while name not in seen:
-        seen.add(name)
-        name = (run.variants.get(name) or {}).get("parent") or name
-    return name
+    return _line(run, name)[-1]
 
 
 def chains(run: RunData, items: list[Row]) -> list[str]:
@@ -184,7 +186,8 @@ def chains(run: RunData, items: list[Row]) -> list[str]:
         for row in group:
             own = steps[row.cell.variant]
             shorter = [r for r in group if set(steps[r.cell.variant]) < set(own)]
-            said += [line for other in shorter if (line := _worse(row, other, read, setting))][:1]
+            worse = ((other, _worse(row, other, read, setting)) for other in shorter)
+            said += [f"{line}{_because(run, row, other, items)}." for other, line in worse if line][:1]
     more = len(said) - NAMED
     return said[:NAMED] + ([f"{more} more chains are worse than one of their steps."] if more > 0 else [])
 
@@ -202,5 +205,25 @@ def _worse(row: Row, other: Row, read: model.Predictions, setting: bool) -> str:
     gain = f", though {text.ratio(size)} smaller" if size.value is not None and size.value > 1.05 else ""
     return (
         f"{row.cell.variant} on {place(row, setting)}: the chain is worse than {other.cell.variant}, which has fewer of its steps: "
-        f"{text.ratio(ratio, 'interval')} the speed, accuracy {points(lost)}{gain}."
+        f"{text.ratio(ratio, 'interval')} the speed, accuracy {points(lost)}{gain}"
     )
+
+
+def _because(run: RunData, row: Row, other: Row, items: list[Row]) -> str:
+    """What a chain has that the shorter one has not, and whether its teacher had anything to teach."""
+    there = [r for r in items if (r.cell.runtime, r.setting) == (row.cell.runtime, row.setting)]
+    accuracy = {r.cell.variant: r.metrics["accuracy"].value for r in there}
+    reached = accuracy.get(other.cell.variant)
+    for name in _line(run, row.cell.variant):
+        if name in _line(run, other.cell.variant):
+            continue
+        step = (run.variants.get(name) or {}).get("step") or {}
+        for teacher in step.get("teacher") or () if step.get("kind") == "distill" else ():
+            taught = accuracy.get(teacher)
+            if taught is not None and reached is not None and taught <= reached:
+                return (
+                    f"; its teacher {teacher} ({100 * taught:.1f}%) is no better than {other.cell.variant} without it "
+                    f"({100 * reached:.1f}%)"
+                )
+    more = [s for s in _steps(run, row.cell.variant) if s not in _steps(run, other.cell.variant)]
+    return f"; what it has besides: {', '.join(dict.fromkeys(more))}"

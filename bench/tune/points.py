@@ -16,7 +16,7 @@ from bench import recipe as recipes
 from bench.errors import ConfigError
 from bench.recipe import Recipe
 from bench.steps import DistillStep, PruneStep, QatStep, Step
-from bench.tune.space import PRUNE_KEYS, RUNGS, Choices, Params, Space, plain
+from bench.tune.space import PRUNE_KEYS, RUNGS, TRAINING_KEYS, Choices, Params, Space, plain
 from bench.types import Json, Variant, digest
 
 LONGEST = 56
@@ -129,7 +129,9 @@ class Points:
             own["model"] = _model(own["model"], own.pop("width", None))
             net = self._label(params, route)
         else:
-            raw = self._fresh(f"{_short(self._label(params, route, PRUNE_KEYS))}-raw")
+            cut |= {k: own[k] for k in TRAINING_KEYS if k in own}
+            telling = (*PRUNE_KEYS, *TRAINING_KEYS) if self._trains(params) else PRUNE_KEYS
+            raw = self._fresh(f"{_short(self._label(params, route, telling))}-raw")
             chosen = {"step": "prune", "parent": self.recipe.reference, "intermediate": True}
             entries[raw] = chosen | {"runtime": self.runtime} | cut
             learning["parent"] = raw
@@ -143,6 +145,11 @@ class Points:
         last = self._fresh(_short(f"{net}-{rung}{self._label(params, section, prefix='-')}"))
         entries[last] = {**RUNGS[rung], "parent": net, **space.section(params, section)}
         return entries, net, last
+
+    def _trains(self, params: Params) -> bool:
+        """Whether the pruning of a choice trains: its candidates, between its stages, or for its sparsity."""
+        found = {k: self.space.value(params, f"prune.{k}") for k in PRUNE_KEYS}
+        return PruneStep(**{k: v for k, v in found.items() if v is not None}).trains
 
     def _label(
         self, params: Params, section: str, only: Iterable[str] | None = None, prefix: str = ""

@@ -149,7 +149,11 @@ class Search:
                     "warning", {"text": f"the time is up: {point.variant}, made by hand, was left out"}
                 )
                 continue
-            result = self._make(point, self.notify)
+            watch = self._watch(point, front=[], over=lambda: self.budget.over)
+            result = self._make(point, watch)
+            if isinstance(watch.stopped, TimeIsUp):
+                self.ended = f"the time is up; {point.variant}, made by hand, goes on in the next session"
+                continue
             self.hand_made[point.variant] = (point, result)
             if result.state != "complete":
                 self.failed.append(f"{point.variant}: {result.reason}")
@@ -225,14 +229,8 @@ class Search:
 
     def _try(self, number: int, params: Params, point: Point) -> None:
         self.notify("log", {"text": f"trial {number}: {point.variant}"})
-        watch = Watch(
-            self.notify,
-            point.net,
-            weight=lambda: self.maker.weight(point),
-            front=front_of([f.result for f in self._candidates()]),
-            margin=self.points.space.margin,
-            over=(lambda: self.budget.over) if self._counted() else lambda: False,
-        )
+        front = front_of([f.result for f in self._candidates()])
+        watch = self._watch(point, front, (lambda: self.budget.over) if self._counted() else lambda: False)
         result = self._make(point, watch)
         if isinstance(watch.stopped, TimeIsUp):
             self.study.put_back(number)
@@ -243,6 +241,18 @@ class Search:
         self.study.tell(number, result)
         self.maker.note(number, params, result)
         self._after(number, params, result)
+
+    def _watch(self, point: Point, front: Sequence[Result], over: Callable[[], bool]) -> Watch:
+        """Passes on what is told of a point's making, and ends it where it lags behind ``front`` or the time is ``over``."""
+        margin = self.points.space.margin
+        return Watch(
+            self.notify,
+            point.net,
+            weight=lambda: self.maker.weight(point),
+            front=front,
+            margin=margin,
+            over=over,
+        )
 
     def _after(self, number: int, params: Params, result: Result) -> None:
         """Say what a trial gave. Where no net of its own rung beats it, queue its cheap other rungs.

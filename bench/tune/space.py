@@ -2,7 +2,7 @@
 
     [tune]          quantize, image_size (lists), margin
     [tune.student]  a fresh net that learns from the reference: the keys of a distill step, and `width`
-    [tune.prune]    the reference with fewer channels: the keys of a prune step; the rest trains its recovery
+    [tune.prune]    the reference with fewer channels: the keys of a prune step; those of training are its recovery's too
     [tune.distill]  what both have in common: loss, temperature, alpha, epochs, lr, ...
     [tune.int8]     of the quantize step behind the rungs int8, equalize and mse
     [tune.qat]      of the qat step behind the rung qat
@@ -58,6 +58,7 @@ _TOP: dict[str, Any] = {"quantize": str, "image_size": int, "margin": float}
 PRUNE_KEYS = tuple(
     f.name for f in dataclasses.fields(PruneStep) if f.name not in ("kind", "version", "training")
 )
+TRAINING_KEYS = tuple(f.name for f in dataclasses.fields(Training))
 MARGIN = 0.05
 """Share of the validation images by which a training may lag behind the front before it is stopped."""
 

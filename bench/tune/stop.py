@@ -65,7 +65,7 @@ class Watch:
             self._said = True
             return
         self.notify(event, info)
-        if event in ("train", "epoch") and self.over():
+        if event in ("train", "epoch", "log") and self.over():  # "log": of a pruning, after each candidate
             self._stop(
                 TimeIsUp("the time of the search is up", todo="The same command with more --time goes on")
             )

@@ -93,7 +93,7 @@ def _rounded() -> Any:
             some = slice(None, None, SHARE) if len(x) >= SHARE else slice(None)
             learned = (grad[some].float() * y[some]).sum() - (inside[some].float() * x[some]).sum()
             # Divided as in LSQ, so that scales move about as fast as weights do.
-            learned *= len(x) / len(x[some]) / math.sqrt(x.numel() * ctx.high)
+            learned *= len(x) / len(x[some]) / math.sqrt(x.numel() * (ctx.high or -ctx.low or 1.0))
             return inside, learned, None, None, None
 
     return Rounded

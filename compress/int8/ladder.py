@@ -119,7 +119,7 @@ class Ladder:
         if isinstance(made, str):
             return row | {"skipped": made}, None
         row["drop"] = self._quantity(made).to_json()
-        row["accuracy"] = made.accuracy
+        row["accuracy"], row["equalized"] = made.accuracy, made.step.equalize
         row["held"] = self._within(made) and not row.get("no_gain", False)
         return row, made
 

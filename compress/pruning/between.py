@@ -43,7 +43,7 @@ def train(
     placed = training.place(module.requires_grad_(True))
     if job.step.sparsity:
         sparse.keep_zeros(placed)
-    identity = digest([job.step, job.ctx.seed, job.data.index.digest, part])
+    identity = digest([job.memory.identity, part])
     trainer = Trainer(
         placed, job.data, options, seed=job.ctx.seed, objective=objective, notify=job.ctx.notify,
         variant=job.ctx.variant, workdir=job.ctx.workdir / part, identity=identity,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import StepError
 from bench.steps import PruneStep
-from bench.types import Quantity, StepContext
+from bench.types import Quantity, StepContext, digest
 from compress.pruning import blocks, channels, costs
 from compress.pruning.costs import Budget, Costs
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compress.pruning.judge import Judge
+    from compress.pruning.memory import Memory
     from distill.models import ModelSpec
 
 
@@ -38,6 +39,7 @@ class Job:
     macs: int
     params: int
     judge: Judge
+    memory: Memory
     whole: tuple[str, ...] = ()
 
     def budget(self, what: str, share: float) -> Budget:
@@ -96,13 +98,15 @@ class _Shorter:
 
 
 class Shrinker:
-    """Makes candidates of one net: some blocks ``removed``, the channels of the rest narrowed to a budget."""
+    """Makes candidates of one net: some blocks ``removed``, the channels of the rest narrowed to a budget.
 
-    def __init__(self, job: Job, module: nn.Module) -> None:
-        self.job, self.module = job, module
+    The net is what a ``stage`` of the pruning begins with: ``gone`` are the blocks that earlier ones left out.
+    """
+
+    def __init__(self, job: Job, module: nn.Module, stage: int = 1, gone: tuple[str, ...] = ()) -> None:
+        self.job, self.module, self.stage, self.gone = job, module, stage, gone
         self._shorter: dict[tuple[str, ...], _Shorter] = {}
         self._made: dict[tuple[Any, ...], Candidate] = {}
-        self._trained: dict[tuple[Any, ...], float] = {}
 
     @cached_property
     def orders(self) -> list[tuple[str, ...]]:
@@ -174,11 +178,13 @@ class Shrinker:
             return candidate
         from compress.pruning import between
 
-        key = (candidate.removed, candidate.widths)
-        if key not in self._trained:
-            module = between.trial(self.job, candidate.module, f"trial-{len(self._trained)}")
-            self._trained[key] = self.job.judge.damage(module)
-        return replace(candidate, trained=self._trained[key])
+        key = ("trained", self.stage, candidate.removed, candidate.widths)
+        damage = self.job.memory.get(*key)
+        if damage is None:
+            module = between.trial(self.job, candidate.module, f"trial-{digest(key)}")
+            damage = self.job.judge.damage(module)
+            self.job.memory.put(damage, *key)
+        return replace(candidate, trained=damage)
 
     def _candidate(self, found: _Shorter, kept: channels.Kept) -> Candidate:
         key = (found.removed, *kept)

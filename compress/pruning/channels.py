@@ -174,6 +174,8 @@ def find_groups(
                 refused.append(names[raw[0][0].target.module])
             elif scores is not None:
                 groups.append(_group(graph, raw, scores.detach().cpu(), own, name))
+            elif name == "bn":
+                refused.append(names[raw[0][0].target.module])
         for path, attention in attentions(module):
             raw = heads.raw_group(graph, attention)
             scores = None if path in whole else scorer(raw)

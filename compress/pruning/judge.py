@@ -14,11 +14,20 @@ BATCH = 64
 
 
 class Judge:
-    """Calibration images, and what the parent answers to them."""
+    """Calibration images, and what the parent answers to them.
+
+    They are mixed: sorted by class, as they come, a batch would hold two or three classes, and the variance of batch norms
+    would be that within them.
+    """
 
     def __init__(self, parent: nn.Module, data: Any, images: int = 512) -> None:
+        import torch
+
         size = data.images["calibration"][0].numel()
-        self.images: torch.Tensor = data.calibration(min(images, max(BATCH, VALUES // size)))
+        found = data.calibration(min(images, max(BATCH, VALUES // size)))
+        self.images: torch.Tensor = found[
+            torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
+        ]
         self.reference = self._log_probabilities(parent)
 
     def damage(self, module: nn.Module) -> float:

@@ -48,20 +48,29 @@ class Timer:
         self._known: dict[str, Quantity] = {}
 
     def known(self, candidate: Candidate) -> Quantity | None:
-        """Its latency, if a net of this structure was timed before."""
+        """Its latency, if a net of this structure was timed before in this search."""
         return self._known.get(_structure(candidate.module))
 
-    def __call__(self, candidate: Candidate) -> Quantity:
-        """Export the candidate and time it by turns with its parent.
+    def __call__(self, candidate: Candidate, gone: tuple[str, ...] = ()) -> Quantity:
+        """Export the candidate, of a net that lacks the blocks ``gone``, and time it by turns with the parent.
 
         Raises:
             StepError: when it cannot be exported or timed.
         """
-        found = self.ratio(candidate.module, candidate.removed)
-        if self._unsure(found):
-            found = min(found, self.ratio(candidate.module, candidate.removed), key=_spread)
-        self._known[_structure(candidate.module)] = found
+        structure = _structure(candidate.module)
+        key = ("latency", self.target.runtime, self.target.machine, structure)
+        kept = self.job.memory.get(*key)
+        if kept is None:
+            found = self._measured(candidate.module, (*gone, *candidate.removed))
+            self.job.memory.put(found.to_json(), *key)
+        else:
+            found = Quantity.from_json(kept)
+        self._known[structure] = found
         return found
+
+    def _measured(self, module: nn.Module, removed: tuple[str, ...]) -> Quantity:
+        found = self.ratio(module, removed)
+        return min(found, self.ratio(module, removed), key=_spread) if self._unsure(found) else found
 
     def _unsure(self, found: Quantity) -> bool:
         return _spread(found) > NOISY and (found.low or 0.0) <= self.share <= (found.high or 0.0)
@@ -164,7 +173,7 @@ class Search:
             if not self.left:
                 return None
             self.left -= 1
-            latency = self.timer(candidate)
+            latency = self.timer(candidate, self.shrinker.gone)
             candidate = replace(candidate, latency=latency)
             self.timed.append(candidate)
             self._note(f"timed: {candidate.describe(self.job)}")

@@ -187,7 +187,7 @@ def fingerprint(profile: Profile) -> str:
             profile.power_modes,
             profile.calibration,
             profile.power,
-            profile.round_to,
+            profile.lanes,
             stored(),
         ]
     )

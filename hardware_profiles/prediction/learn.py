@@ -78,10 +78,7 @@ def _fitted(
     kind = known.kind
     wider = known.covariance + BETWEEN_BOARDS * fit.spread(kind)
     amounts = np.array(
-        [
-            features.total(graphs[m.net], m.batch, precision, kind.shape, lanes=profile.round_to)
-            for m in measured
-        ]
+        [features.total(graphs[m.net], m.batch, precision, kind.shape, lanes=profile.lanes) for m in measured]
     ) * [term not in kind.absent for term in features.TERMS]
     sample = fit.Sample(
         "", kind_of(profile, runtime), amounts, np.log([m.ms for m in measured]), np.ones((len(measured), 1)),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench import explain_subject
 from bench.errors import UsageError
 from bench.explain import explain
 from bench.explain_subject import subject_of_file, subject_of_run
@@ -158,6 +160,42 @@ def test_a_variant_of_a_run_has_its_noise_and_the_latency_of_its_cell(finished: 
         subject_of_run(run, "teacher", "openvino", 1, 1)
     with pytest.raises(UsageError, match="Did you mean teacher"):
         subject_of_run(run, "teachr", "", 1, 1)
+
+
+def _record(step: dict[str, Any], ladder: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    """A run of a net and of its int8 child, and the record of the child's file."""
+    plain = {"variant": "net", "artifact": {"precision": "fp32", "format": "onnx", "sha256": "plain"}}
+    child = {"variant": "int8", "artifact": {"precision": "int8", "format": "onnx"}, "ladder": ladder}
+    variants = {"net": {"parent": ""}, "int8": {"parent": "net", "step": step, "model": {"sha256": "own"}}}
+    run = SimpleNamespace(variants=variants, artifacts={"a": plain, "b": child}, object_path=Path)
+    return run, child
+
+
+def _rung(name: str, drop: float, held: bool, equalized: bool) -> dict[str, Any]:
+    return {"rung": name, "drop": {"value": drop}, "held": held, "equalized": equalized}
+
+
+@pytest.mark.parametrize(
+    ("step", "ladder", "found"),
+    [
+        ({"kind": "quantize"}, [], (Path("plain"), None)),
+        ({"kind": "qat"}, [], (None, Path("own"))),
+        ({"kind": "quantize", "equalize": True}, [], "equalisation"),
+        ({"kind": "quantize"}, [_rung("channel", 0.0, True, False)], (Path("plain"), None)),
+        ({"kind": "quantize"}, [_rung("channel", 0.4, False, False), _rung("equalize", 0.1, True, True)], "equalisation"),
+        ({"kind": "quantize"}, [_rung("equalize", 0.4, False, True), _rung("mse", 0.1, True, True)], "equalisation"),
+        ({"kind": "quantize"}, [_rung("equalize", 0.4, False, True), _rung("mse", 0.1, True, False)], (Path("plain"), None)),
+        ({"kind": "quantize"}, [_rung("mse", 0.4, False, False), _rung("qat", 0.1, True, False)], "trained in int8"),
+        ({"kind": "quantize"}, [_rung("equalize", 0.1, False, True), {"rung": "qat", "drop": None}], "equalisation"),
+    ],
+)  # fmt: skip
+def test_noise_is_measured_against_the_same_weights_in_float(step: Any, ladder: Any, found: Any) -> None:
+    run, record = _record(step, ladder)
+    path, model, reason = explain_subject._float_weights(run, "int8", record)
+    if isinstance(found, str):
+        assert path is None and model is None and found in reason
+    else:
+        assert (path, model, reason) == (*found, "")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from bench.steps import PruneStep
 from bench.types import StepContext, StepResult
 from compress.prune import run_prune
 from compress.pruning import channels, costs
+from compress.pruning.judge import Judge
 from distill import models
 from distill.data import Dataset
 from tests.integration.conftest import DigitsAt
@@ -124,6 +126,32 @@ def test_what_matters_is_kept(digits: Dataset, tmp_path: Path) -> None:
 
     by_chance = sorted(accuracy("random", seed) for seed in range(5))[2]
     assert accuracy("l2", 0) > by_chance
+
+
+def test_batch_norms_see_all_classes_in_every_batch(digits: Dataset) -> None:
+    """Images of a folder come sorted by class; the variance within one class is smaller than that of all."""
+    order = digits.labels["calibration"].argsort(stable=True)
+    images = {**digits.images, "calibration": digits.images["calibration"][order]}
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 16), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(8, 10)
+    )
+    judge = Judge(module, replace(digits, images=images))
+    judge.recalibrate(module)
+    found, whole = module[1].running_var, module[0](judge.images).var((0, 2, 3))
+    assert float((found / whole).detach().mean()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_what_an_importance_cannot_score_is_named() -> None:
+    nn = torch.nn
+    module = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    )  # fmt: skip
+    example = torch.zeros(2, 1, 16, 16)
+    groups, left = channels.find_groups(module, example, "bn", 10)
+    assert (len(groups), left) == (1, ("3",))
+    assert len(channels.find_groups(module, example, "l1", 10)[0]) == 2
 
 
 def test_batch_norm_is_measured_again_and_nothing_is_left_in_training(

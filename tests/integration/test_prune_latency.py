@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.errors import ConfigError, MissingError, StepError
+from bench.measure import environment
 from bench.steps import PruneStep, Training
 from bench.types import ExportResult, Json, Quantity, StepContext, StepResult, Target
 from compress.prune import run_prune
-from compress.pruning import latency
+from compress.pruning import between, latency
+from compress.pruning.budget import Job
 from distill import models
 from distill.data import Dataset
 from tests.integration.conftest import DigitsAt
@@ -127,10 +133,68 @@ def test_trials_choose_the_net_that_a_short_training_repairs_best(
     assert removed == tuple(orders[after.index(min(after))].split(", ")[: len(removed)])
     assert orders[1].startswith("stage1")
     assert {name for name, _ in said} == {"log", "pruned"}  # a trial's epochs are nobody's business
-    assert [path.name for path in tmp_path.iterdir()] == ["pruned.safetensors"]
+    assert {path.name for path in tmp_path.iterdir()} == {"pruned.safetensors", "search.json"}
     # what a trial trained is thrown away: the weights are the parent's
     theirs, ours = models.load(parent)[0].state_dict(), models.load(result.model)[0].state_dict()
     assert all(torch.equal(ours[n], theirs[n]) for n in ours if n.endswith("main.0.weight"))
+
+
+def test_an_interrupted_search_goes_on_from_what_it_measured_and_ends_the_same(
+    parent: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(batch_size=64, lr=0.02, epochs=1)
+    step = PruneStep(latency=0.7, round_to=8, blocks=True, trial_steps=2, training=training)
+
+    def noisy() -> StandIn:
+        """Timings that never come out the same: a search that repeated one would go another way."""
+        runtime = StandIn(lambda _, convolutions: convolutions)
+        exact = runtime.ratio
+        draw = random.Random(len(runs))
+
+        def ratio(base: ExportResult, head: ExportResult) -> Quantity:
+            found = exact(base, head)
+            return replace(found, value=(found.value or 1.0) * draw.uniform(0.98, 1.02))
+
+        monkeypatch.setattr(runtime, "ratio", ratio)
+        runs.append(runtime)
+        return runtime
+
+    trials = list[str]()
+    trained, runs = between.train, list[StandIn]()
+
+    def stopped(job: Job, module: Any, epochs: int, part: str, penalty: Any = None) -> list[Json]:
+        trials.append(part)
+        rows = trained(job, module, epochs, part, penalty)
+        if len(trials) == 2:
+            raise KeyboardInterrupt  # its checkpoint is there, its result is not
+        return rows
+
+    monkeypatch.setattr(between, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prune(step, parent, digits, tmp_path / "a", noisy().target)
+    before = json.loads((tmp_path / "a" / "search.json").read_text())["values"]
+    result, _ = prune(step, parent, digits, tmp_path / "a", noisy().target)
+    again = json.loads((tmp_path / "a" / "search.json").read_text())["values"]
+    assert before.items() <= again.items() and len(before) >= 3
+    timed = sum(isinstance(value, dict) for value in again.values())
+    assert len(runs[0].timed) + len(runs[1].timed) == timed  # each structure once
+    assert len(trials) == len(again) - timed + 1 and trials[1] == trials[2]
+    assert models.read_spec(result.model).removed
+    (tmp_path / "a" / "search.json").write_text("{")  # a file that does not read is no loss but of time
+    prune(step, parent, digits, tmp_path / "a", noisy().target)
+
+
+def test_blocks_that_an_earlier_stage_left_out_stay_out_in_the_last(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    runtime = StandIn(lambda _, convolutions: convolutions)
+    step = PruneStep(latency=0.5, round_to=16, blocks=True, steps=2)
+    result, said = prune(step, parent, digits, tmp_path, runtime.target)
+    removed = models.read_spec(result.model).removed
+    tables = [info["text"] for event, info in said if event == "log" and info["text"].startswith("timed: ")]
+    last = [int(re.match(r"timed: (\d+) block", text)[1]) for text in tables]
+    assert len(set(removed)) == len(removed) > min(last)  # the first stage left out some, the last the others
+    assert runtime.of(result.model) / runtime.of(parent) <= 0.5
 
 
 def test_the_closest_is_kept_and_said_when_the_target_cannot_be_met(
@@ -220,6 +284,8 @@ def test_pruning_is_timed_on_the_real_runtime(
 
     monkeypatch.setattr(latency, "TIMED_WITH_BLOCKS", 1)
     step = PruneStep(latency=0.8, round_to=16, blocks=True)
-    result, _ = prune(step, parent, digits, tmp_path, lambda name: open_target(name, {"flags": []}, pairs=2))
+    result, _ = prune(
+        step, parent, digits, tmp_path, lambda name: open_target(name, environment.describe(), pairs=2)
+    )
     assert models.read_spec(result.model).removed
     assert any(note.startswith("timed: ") and "n=2" in note for note in result.notes)

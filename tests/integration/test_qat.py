@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.errors import ModelError, ParityError, StepError
+from bench.errors import ConfigError, ModelError, ParityError, StepError
 from bench.steps import QatStep, QuantizeStep, Training
 from bench.types import StepContext, StepResult
 from compress import parity, qat
+from compress.export import export
 from compress.int8 import fake_quant, qat_export, qat_graph
+from compress.pruning.sparsity import two_of_four
 from compress.quiet import quiet
 from distill import models
 from distill.data import Dataset
@@ -63,6 +65,7 @@ def pooled(num_classes, in_channels):
     return nn.Sequential(nn.AdaptiveAvgPool2d((2, 5)), nn.Flatten())
 '''
 SHORT = QatStep(
+    scheme="u8s8",
     images=64,
     training=Training(epochs=2, batch_size=64, lr=1e-3, weight_decay=0.0, warmup_epochs=0.2, augment=()),
 )
@@ -280,6 +283,43 @@ def test_other_schemes_ship_what_was_trained(
     constants = [numpy_helper.to_array(i) for i in onnx.load(tmp_path / "m.onnx").graph.initializer]
     weights = [c for c in constants if c.dtype == np.int8 and c.ndim >= 2]
     assert max(int(np.abs(w.astype(int)).max()) for w in weights) == limit
+
+
+@LONG
+def test_what_was_trained_for_seven_bits_ships_for_litert_too(
+    residual: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("litert_torch")
+    result = run(dataclasses.replace(SHORT, scheme="u8s8-7bit"), residual, digits, tmp_path / "work")
+    notes = converted(result.model, digits, tmp_path / "m.tflite", "litert")
+    assert not any("other grids" in note for note in notes)
+    found = qat_export.shipped_parity(
+        tmp_path / "m.tflite", "tflite", models.read_spec(result.model), digits, "litert"
+    )
+    assert found["unlike"] <= 0.003 * found["n"]
+
+
+def test_zeroed_weights_stay_zero(residual: Path, digits: Dataset, tmp_path: Path) -> None:
+    module, spec = models.load(residual)
+    two_of_four([(n, m) for n, m in module.named_modules() if isinstance(m, torch.nn.Conv2d)])
+    models.save(module, dataclasses.replace(spec, sparsity="2:4"), tmp_path / "sparse.safetensors")
+    result = run(SHORT, tmp_path / "sparse.safetensors", digits, tmp_path / "work")
+    trained, after = models.load(result.model)
+    before = dict(module.named_modules())
+    zeros = 0
+    for name, layer in trained.named_modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            zeros += int((before[name].weight == 0).sum())
+            assert torch.equal(layer.weight == 0, before[name].weight == 0)
+    assert zeros > 1000 and after.sparsity == "2:4"
+
+
+def test_options_of_a_calibration_are_refused_for_what_was_trained(
+    results: dict[str, StepResult], digits: Dataset, tmp_path: Path
+) -> None:
+    step = QuantizeStep(input="int8", max_drop=0.01)
+    with pytest.raises(ConfigError, match=r"decides all that input, max_drop would.*float parent"):
+        export(results["residual"].model, "tflite", "int8", "litert", step, digits, tmp_path)
 
 
 def test_another_scheme_than_the_trained_one_is_told(

@@ -172,6 +172,23 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_half_the_rate(digits: Dat
         trainer(digits, tmp_path / "twice", failing_at({3, 11})).run()
 
 
+def test_weights_that_only_the_last_update_broke_are_noticed_too(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, seen = loop.answers, list[int]()
+
+    def broken_once(module: Any, *rest: Any) -> Any:
+        loss, found = judge(module, *rest)
+        seen.append(0)
+        return (math.nan if len(seen) == 2 else loss), found
+
+    monkeypatch.setattr(loop, "answers", broken_once)
+    outcome = trainer(digits, tmp_path, failing_at(set())).run()
+    assert "not finite in epoch 2" in outcome.notes[0]
+    assert len(outcome.history) == 4 and all(math.isfinite(row["val_loss"]) for row in outcome.history)
+    assert outcome.history[1]["lr"] < 0.6 * outcome.history[0]["lr"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

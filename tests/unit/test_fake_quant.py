@@ -271,3 +271,11 @@ def test_tensors_are_matched_by_value_in_either_layout() -> None:
     }  # fmt: skip
     found = qat_export.match(tensors, known)
     assert found == {"same": (0.0, 1.0), "last": (0.0, 1.0), "flat": (-1.0, 2.0), "near": (0.0, 1.0)}
+
+
+def test_a_tensor_that_is_never_positive_trains_with_finite_gradients():
+    module = fake_quant.modules().activation(fake_quant.grid((-1.0, 0.0), "u8s8"))
+    x = (-torch.rand(8, 5)).requires_grad_()
+    module(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert 0 < float(module.change.grad.abs()) < 100

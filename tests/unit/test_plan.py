@@ -66,6 +66,10 @@ def test_changed_weights_change_the_teacher():
     overrides = {"variants.teacher.weights": "w.pt"}
     first, second = (_keys(_plan(overrides=overrides, files={"w.pt": sha}))[0] for sha in ("1", "2"))
     assert first["teacher"] != second["teacher"] and first["student"] == second["student"]
+    own = {"variants.teacher.model": "mine.safetensors"}
+    first, second = (_keys(_plan(overrides=own, files={"mine.safetensors": sha}))[0] for sha in ("1", "2"))
+    assert first["teacher"] != second["teacher"]
+    assert plan.files_named(recipe.load("demo", own)) == ["mine.safetensors"]
 
 
 def test_a_device_that_is_not_here_is_skipped_with_what_to_do():
@@ -118,9 +122,45 @@ def test_a_missing_runtime_is_skipped_and_the_rest_goes_on():
     assert cells and all(c.skip == "not installed" and c.remedy == "pip install it" for c in cells)
 
 
-def test_pruning_rounds_to_what_the_target_wants():
-    step = _plan("jetson-xavier").variant("pruned-raw").variant.step
-    assert step.round_to == profiles.load("jetson-xavier").round_to
+def test_pruning_rounds_to_what_the_targets_kernels_take():
+    def wanted(profile, recipe="demo", **overrides):
+        return _plan(profile, recipe, overrides=overrides).variant("pruned-raw").variant.step
+
+    assert (wanted("local").kernels, wanted("local").round_to) == (16, 0)
+    assert wanted("jetson-xavier").kernels == 32  # an int8 file is made of it
+    assert wanted("jetson-xavier", **{"variants.{parent}-int8.parents": ["teacher"]}).kernels == 8
+    assert wanted("local", **{"variants.pruned-raw.round_to": 4}).round_to == 4
+
+
+def test_a_net_is_trained_in_int8_for_the_files_that_its_target_takes():
+    qat = {"variants.qat": {"step": "qat", "parent": "teacher"}}
+
+    def scheme(profile, here=HERE, **more):
+        made = _plan(profile, overrides=qat | more, runtimes=here)
+        return made.variant("qat").variant.step.scheme
+
+    old = tuple(
+        dataclasses.replace(r, int8_scheme=r.int8_scheme and f"{r.int8_scheme}-7bit")
+        if r.name == "onnxruntime"
+        else r
+        for r in HERE
+    )
+    assert scheme("local") == "u8s8"
+    assert scheme("local", old) == "u8s8-7bit"
+    assert scheme("local", old, runtimes=["litert"]) == "u8s8"
+    assert scheme("jetson-xavier") == "s8s8"
+    assert scheme("pixel") == "u8s8"  # LiteRT has no choice
+    assert scheme("jetson-xavier", **{"variants.qat.scheme": "u8s8"}) == "u8s8"
+
+
+def test_what_is_pruned_to_a_latency_depends_on_the_threads_it_is_timed_with():
+    latency = {"variants.pruned-raw.macs": 0.0, "variants.pruned-raw.latency": 0.5}
+    one, two, macs = (
+        _keys(_plan(overrides=o))[0]
+        for o in (latency, latency | {"protocol.threads": [2]}, {"protocol.threads": [2]})
+    )
+    assert one["pruned-raw"] != two["pruned-raw"] and one["teacher"] == two["teacher"]
+    assert macs["pruned-raw"] == _keys(_plan())[0]["pruned-raw"]
 
 
 def test_a_recipe_names_its_runtimes_else_the_local_profile_does():

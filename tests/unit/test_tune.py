@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("optuna")
 
 from bench import cli_tune
-from bench.errors import ConfigError, MissingError, ModelError, StoreError
+from bench.errors import ConfigError, MissingError, ModelError, StepError, StoreError
 from bench.tune import points as pointing
 from bench.tune import search as searching
 from bench.tune import setup, space, stop, study
@@ -145,6 +145,21 @@ def test_what_a_route_says_itself_comes_before_what_both_have_in_common():
         point = made.of(params)
         net = next(v for v in point.recipe.variants if v.name == point.net)
         assert net.step.training.lr == (0.02 if params["route"] == "prune" else params["distill.lr"])
+
+
+def test_the_trials_of_a_pruning_train_as_its_recovery_does_and_its_name_tells_how():
+    cut = {"macs": 0.5, "blocks": True, "trial_steps": [0, 9], "lr": [0.02, 0.05], "epochs": 3}
+    made = _points(_space(prune=cut, distill={"temperature": 2.0, "batch_size": 64}))
+    seen: dict[str, object] = {}
+    for params in (p for p in _every(made.space) if p["route"] == "prune"):
+        variants = {v.name: v for v in made.of(params).recipe.variants}
+        raw = variants[variants[made.of(params).net].parent]
+        if params["prune.trial_steps"]:
+            training = raw.step.training
+            assert (training.lr, training.epochs) == (params["prune.lr"], 3)
+            assert training.batch_size != 64  # that is of the distillation alone
+        assert seen.setdefault(raw.name, raw.step) == raw.step  # one name, one content
+    assert len(seen) == 3  # without trials the learning rate changes nothing
 
 
 def test_the_first_point_is_the_first_of_every_list():
@@ -368,6 +383,29 @@ def test_what_was_made_by_hand_comes_first_and_the_front_is_never_below_it(tmp_p
     told = {t.by_hand: t for t in search.study.told() if t.by_hand}
     assert told.keys() == {"student-kd", "student-kd-int8", "pruned"}  # the sampler knows of them
     assert all(t.state == "complete" for t in told.values())
+
+
+def test_what_is_made_by_hand_does_not_outlast_the_time_and_goes_on_in_the_next_session(tmp_path):
+    maker = Maker()
+    make = maker.make
+
+    def slow(point, notify):
+        if point.variant in HAND_MADE and not maker.done(point):
+            maker.now += 300.0  # of 200, and a bound of 60 more
+            try:
+                notify("log", {"text": "timed: a candidate"})
+            except StepError as error:
+                return Result(point.variant, "failed", str(error), trained=True)
+        return make(point, notify)
+
+    maker.make = slow
+    search = _search(tmp_path, maker, seconds=200.0)
+    assert search.run() == "the time is up; student, made by hand, goes on in the next session"
+    assert maker.made == ["teacher"] and not search.failed
+    assert [f.name for f in search.answer()] == ["teacher"]
+    again = _search(tmp_path, maker, seconds=10_000.0, trials=4)
+    again.run()
+    assert set(maker.made) >= HAND_MADE
 
 
 def test_a_trial_on_the_front_brings_its_other_rungs_next(tmp_path):

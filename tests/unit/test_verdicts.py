@@ -378,6 +378,33 @@ def test_a_chain_that_is_worse_than_one_of_its_steps_says_so(run: FakeRun) -> No
     (line,) = claims.chains(run, rows.rows(run))
     assert line.startswith("teacher-pruned-int8 on litert: the chain is worse than teacher-pruned")
     assert "0.56x [0.55, 0.57] the speed" in line and "3.82x smaller" in line
+    assert line.endswith("; what it has besides: quantize.")
+
+
+def test_a_chain_whose_teacher_had_nothing_to_teach_says_so(run: FakeRun) -> None:
+    steps = {
+        "teacher-pruned": {"kind": "prune"},
+        "teacher-pruned-int8": {"kind": "distill", "teacher": ["teacher"], "model": ""},
+    }
+    variants = run.variants | {name: run.variants[name] | {"step": step} for name, step in steps.items()}
+    accuracy = {c["cell"]["variant"]: c["metrics"]["accuracy"]["value"] for c in run.cells if c["metrics"]}
+    lines = {}
+    for change in (-0.2, 0.2):
+        cells = [_with_accuracy(c, accuracy["teacher-pruned"] + change) for c in run.cells]
+        found = dataclasses.replace(run, variants=variants, cells=cells)
+        (lines[change],) = claims.chains(found, rows.rows(found))
+    assert (
+        "; its teacher teacher (" in lines[-0.2]
+        and "is no better than teacher-pruned without it" in lines[-0.2]
+    )
+    assert lines[0.2].endswith("; what it has besides: distill.")
+
+
+def _with_accuracy(cell: Any, value: float) -> Any:
+    """The cell; a teacher's with another accuracy."""
+    if cell["cell"]["variant"] != "teacher" or not cell["metrics"]:
+        return cell
+    return cell | {"metrics": cell["metrics"] | {"accuracy": cell["metrics"]["accuracy"] | {"value": value}}}
 
 
 def test_a_chain_that_pays_is_not_blamed(run: FakeRun) -> None:
