@@ -18,7 +18,7 @@ from hardware_profiles.prediction import zoo
 FILE = Path(__file__).with_name("published.columns.xz")
 """A line for each column, its name first, with tabs between: a fifth smaller than lines of rows.
 
-Values are as published; medians and least values in the notes have 5 digits, other percentiles 4."""
+Values are as published; in the notes medians have 4 digits, least and largest values 3, counts of queries 2."""
 RUNTIMES = (
     (r"tflite edgetpu", "edgetpu"), (r"tflite gpu", "litert-gpu"), (r"tflite nnapi", "litert-nnapi"),
     (r"TFLite .*xnnpack", "litert-xnnpack"), (r"TFLite v1\.", "litert-1"), (r"tflite", "litert"), (r"ArmNN", "armnn"),

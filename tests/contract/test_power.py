@@ -61,7 +61,7 @@ def test_the_probe_says_what_it_counts_and_leaves_nothing_running(make) -> None:
     probe = bench.source.probe()
     assert probe.available and bench.device in probe.devices and not probe.reason
     assert bench.source.covers and bench.source.name and bench.device in bench.source.devices
-    assert bench.machine.feeding == 0 and threading.active_count() == before
+    assert bench.machine.feeding == 0 and threading.active_count() <= before
 
 
 def test_constant_power(make) -> None:

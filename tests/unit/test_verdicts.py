@@ -378,7 +378,7 @@ def test_a_chain_that_is_worse_than_one_of_its_steps_says_so(run: FakeRun) -> No
     (line,) = claims.chains(run, rows.rows(run))
     assert line.startswith("teacher-pruned-int8 on litert: the chain is worse than teacher-pruned")
     assert "0.56x [0.55, 0.57] the speed" in line and "3.82x smaller" in line
-    assert line.endswith("; what it has besides: quantize.")
+    assert line.endswith("; the difference is its quantize step.")
 
 
 def test_a_chain_whose_teacher_had_nothing_to_teach_says_so(run: FakeRun) -> None:
@@ -397,7 +397,7 @@ def test_a_chain_whose_teacher_had_nothing_to_teach_says_so(run: FakeRun) -> Non
         "; its teacher teacher (" in lines[-0.2]
         and "is no better than teacher-pruned without it" in lines[-0.2]
     )
-    assert lines[0.2].endswith("; what it has besides: distill.")
+    assert lines[0.2].endswith("; the difference is its distill step.")
 
 
 def _with_accuracy(cell: Any, value: float) -> Any:
