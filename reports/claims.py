@@ -226,4 +226,6 @@ def _because(run: RunData, row: Row, other: Row, items: list[Row]) -> str:
                     f"({100 * reached:.1f}%)"
                 )
     more = [s for s in _steps(run, row.cell.variant) if s not in _steps(run, other.cell.variant)]
-    return f"; the difference is its {text.listed(list(dict.fromkeys(more)))} step{'s' * (len(set(more)) > 1)}"
+    return (
+        f"; the difference is its {text.listed(list(dict.fromkeys(more)))} step{'s' * (len(set(more)) > 1)}"
+    )
