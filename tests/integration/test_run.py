@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from bench.pipeline import execute
+from bench.pipeline import _Engine, execute
 from bench.preflight import RunOptions, prepare
 from bench.records import objects_of
 from bench.runtimes.worker import Worker
@@ -49,6 +49,20 @@ def test_every_value_has_provenance_or_a_reason(finished):
                 here = cell["cell"]["host"] == "local"
                 known = ("measured", "estimated") if here else ("measured", "predicted")
                 assert value["provenance"] in known and value["method"], (cell["cell"], name)
+
+
+def test_the_time_of_a_training_is_that_of_all_its_epochs(tmp_path, monkeypatch):
+    """Those before an interrupt, which its checkpoint knows of, too."""
+    from distill.loop import Trainer
+
+    epoch = Trainer.epoch
+    monkeypatch.setattr(Trainer, "epoch", lambda self, number: epoch(self, number) | {"seconds": 1000.0})
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(RunOptions(recipe=str(RECIPE), only="teacher"))
+    with Run(tmp_path / "run") as run:
+        _Engine(prepared, run, lambda *_: None).variants()
+        record = run.done("variant", prepared.plan.variant("teacher").key)
+    assert record is not None and record["seconds"] == 2000.0
 
 
 def test_raw_samples_give_the_stated_median(finished):
