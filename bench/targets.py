@@ -7,16 +7,19 @@ parent meet the same neighbours and clocks, so a few seconds tell what minutes a
 from __future__ import annotations
 
 import math
+import platform
 import tempfile
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-from bench.errors import MissingError, UsageError, nearest
+from bench.errors import EdgefitError, MissingError, UsageError, nearest
 from bench.measure.environment import hardware
 from bench.measure.turns import orders, time_pair
 from bench.runtimes.base import CellJob
 from bench.stats import mean_interval
-from bench.types import ExportResult, Json, Protocol, Quantity, Target, digest
+from bench.types import ExportResult, Json, Profile, Protocol, Quantity, Target, digest
 
 PAIRS = 3
 PROTOCOL = Protocol(max_seconds=1.0, warmup_seconds=0.2)
@@ -57,7 +60,38 @@ def open_target(runtime: str, machine: Json, threads: int = 1, pairs: int = PAIR
             found = [time_pair(sides, order, host).ratio for order in orders(pairs, seed=0)]
         return _ratio(found, runtime, threads)
 
-    return Target(runtime, lent.format, lent.int8_scheme(machine), ratio, digest(hardware(machine)))
+    return Target(
+        runtime,
+        lent.format,
+        lent.int8_scheme(machine),
+        ratio,
+        digest(hardware(machine)),
+        partial(_foretold, runtime, threads),
+    )
+
+
+@cache
+def _alike() -> Profile | None:
+    """A device with a processor of this machine's kind: what differs between them is nearly the same factor for all nets."""
+    from hardware_profiles.load import every
+
+    ours = "arm-cpu" if platform.machine().lower() in ("aarch64", "arm64") else "x86-cpu"
+    return next((profile for profile in every() if profile.kind == ours), None)
+
+
+def _foretold(runtime: str, threads: int, net: Any, shape: tuple[int, int, int]) -> float | None:
+    """Milliseconds that the runtime is predicted to take for a torch module on such a processor; None where it is not predicted."""
+    from hardware_profiles.predict import Setting, predict, read_graph
+
+    try:
+        alike = _alike()
+        if alike is None:
+            return None
+        return predict(
+            read_graph(net, *shape), alike, Setting(runtime, "fp32", threads=threads)
+        ).latency_ms.value
+    except EdgefitError:
+        return None
 
 
 def _ratio(found: list[float], runtime: str, threads: int) -> Quantity:

@@ -305,7 +305,8 @@ class Target:
 
     ``format`` and ``scheme`` are what it takes of a float and of an int8 export. ``ratio(base, head)`` is the latency of ``head``
     over that of ``base``, both in fresh processes timed by turns: 0.5 is twice as fast, with an interval over ``n`` pairs.
-    ``machine`` identifies the hardware the ratios are of.
+    ``foretold(net, (channels, height, width))`` is what a predictor says of a torch module, in the same unit for all nets, to
+    guess a ratio before it is timed; None where it cannot tell. ``machine`` identifies the hardware the ratios are of.
     """
 
     runtime: str
@@ -313,6 +314,7 @@ class Target:
     scheme: str
     ratio: Callable[[ExportResult, ExportResult], Quantity]
     machine: str = ""
+    foretold: Callable[[Any, tuple[int, int, int]], float | None] = lambda net, shape: None
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,12 @@ class Shrinker:
             found, costs.search(found.groups, found.costs, budget, step.scope, step.round_to)
         )
 
+    def sketch(self, removed: tuple[str, ...], budget: Budget) -> nn.Module:
+        """The net that :meth:`narrow` would judge, cut but not judged; raises as that does."""
+        found, step = self.shorter(removed), self.job.step
+        kept = costs.search(found.groups, found.costs, budget, step.scope, step.round_to)
+        return channels.cut(found.module, self.job.example, found.groups, kept)
+
     def narrowest(self, removed: tuple[str, ...]) -> float:
         """The share of the dense parent's MACs that is left without these blocks, at the least width."""
         found = self.shorter(removed)

@@ -19,6 +19,8 @@ CLOSE = 0.97
 TIMED = 6
 """Candidates that are timed at most (each is exported first: about 8 s for a small net)."""
 TIMED_WITH_BLOCKS = 10
+GUESSES = 3
+"""Nets that are cut for the predictor before the first of these widths is timed."""
 NOISY = 1.1
 """An interval whose ends differ by more than a tenth."""
 TRIALS = 24
@@ -68,6 +70,11 @@ class Timer:
         self._known[structure] = found
         return found
 
+    def foretold(self, module: nn.Module) -> float | None:
+        """What the runtime's predictor says of it; None where it has none."""
+        pre = self.job.spec.preprocess
+        return self.target.foretold(module, (pre.channels, pre.height, pre.width))
+
     def _measured(self, module: nn.Module, removed: tuple[str, ...]) -> Quantity:
         found = self.ratio(module, removed)
         return min(found, self.ratio(module, removed), key=_spread) if self._unsure(found) else found
@@ -115,8 +122,8 @@ def _structure(module: nn.Module) -> str:
 class Search:
     """Finds the candidate with the least damage of those within ``timer.share`` of the parent's latency.
 
-    Widths are searched by their MACs: the first guess takes latency for proportional to them, the next ones
-    interpolate between what was measured. With blocks, first the least number of them is found that is enough
+    Widths are searched by their MACs: the first guess is the predictor's (without one, latency is taken for proportional to
+    them), the next ones interpolate between what was measured. With blocks, first the least number of them is found that is enough
     at full width; then fewer blocks are tried, with narrower channels, as long as that does less damage: at once, or
     after the step's trials, which the slowest net that is fast enough gets of each number of blocks.
     """
@@ -200,7 +207,7 @@ class Search:
         widest = self.shrinker.shorter(removed).costs.macs / self.job.macs
         least = self.shrinker.narrowest(removed)
         slow, fast = (widest, self._at_full_width(removed)), None
-        guess = widest * self.share / slow[1]
+        guess = self._first_guess(removed, slow, least)
         tried = False
         for _ in range(TRIALS):
             guess = min(max(guess, least), widest)
@@ -223,6 +230,21 @@ class Search:
                 return True
             guess = _between(slow, fast, self.share, least)
         return True
+
+    def _first_guess(self, removed: tuple[str, ...], slow: tuple[float, float], least: float) -> float:
+        """The share of MACs at which the net is foretold to meet the target, from (MACs, latency) at full width."""
+        widest, guess = slow[0], slow[0] * self.share / slow[1]
+        full = self.timer.foretold(self.shrinker.shorter(removed).module)
+        if full is None:
+            return guess
+        aim, enough = full * self.share / slow[1] * (1 + CLOSE) / 2, full * self.share * (1 - CLOSE) / 2
+        for _ in range(GUESSES):
+            guess = max(least, min(guess, 0.99 * widest))
+            found = self.timer.foretold(self.shrinker.sketch(removed, self.job.budget("macs", guess)))
+            if found is None or found >= full or abs(found - aim) <= enough:
+                break
+            guess = widest - (widest - guess) * (full - aim) / (full - found)
+        return guess
 
     def _at_full_width(self, removed: tuple[str, ...]) -> float:
         """Latency of the net without these blocks: measured, or in proportion to a number that was."""

@@ -15,7 +15,7 @@ import pytest
 from bench.errors import ConfigError, MissingError, StepError
 from bench.measure import environment
 from bench.steps import PruneStep, Training
-from bench.types import ExportResult, Json, Quantity, StepContext, StepResult, Target
+from bench.types import ExportResult, Json, Preprocess, Quantity, StepContext, StepResult, Target
 from compress.prune import run_prune
 from compress.pruning import between, latency
 from compress.pruning.budget import Job
@@ -57,6 +57,14 @@ class StandIn:
     def target(self, runtime: str) -> Target:
         return Target(runtime, "safetensors", "", self.ratio)
 
+    def foretold(self, net: Any, shape: tuple[int, int, int]) -> float:
+        """A predictor that is right but for the unit."""
+        channels, height, width = shape
+        convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in net.modules())
+        return 7.0 * self.time(
+            models.count(net, Preprocess(height, width, channels, (), ()))[0], convolutions
+        )
+
 
 def prune(
     step: PruneStep, parent: Path, digits: Dataset, work: Path, target: Callable[[str], Target] | None
@@ -83,6 +91,21 @@ def test_the_target_is_met_closely_with_few_measurements(
     assert sum(note.startswith("timed: ") for note in result.notes) == len(runtime.timed)
     assert not any(event == "warning" for event, _ in said)
     assert not (tmp_path / "timed").exists()
+
+
+def test_a_predictor_that_is_right_makes_the_first_width_the_last(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    dense = models.count(models.load(parent)[0], digits.preprocess)[0]
+    alone, foretold = (StandIn(lambda macs, _: 0.3 * dense + 0.7 * macs) for _ in range(2))
+    step = PruneStep(latency=0.6, round_to=1)
+    prune(step, parent, digits, tmp_path / "alone", alone.target)
+    found, _ = prune(
+        step, parent, digits, tmp_path / "foretold",
+        lambda name: replace(foretold.target(name), foretold=foretold.foretold),
+    )  # fmt: skip
+    assert latency.CLOSE * 0.6 <= foretold.timed[0] == foretold.of(found.model) / foretold.of(parent) <= 0.6
+    assert len(foretold.timed) == 1 < len(alone.timed)
 
 
 def test_where_only_depth_counts_the_least_blocks_that_are_enough_go(
