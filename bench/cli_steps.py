@@ -38,12 +38,14 @@ _test_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True)
 
 
-def _training(sets: tuple[str, ...], has_weights: bool = False) -> Any:
+def _training(sets: tuple[str, ...], has_weights: bool = False, kind: Any = None) -> Any:
+    """The training that ``--set`` asks for, over the defaults of the step ``kind``."""
     from bench import recipe
     from bench.steps import Training
     from distill.train import check_training
 
-    training = recipe.build(Training, dict(recipe.parse_override(s) for s in sets), "--set")
+    own = recipe.own_training(kind()) if kind else {}
+    training = recipe.build(Training, own | dict(recipe.parse_override(s) for s in sets), "--set")
     check_training(training, has_weights)
     return training
 
@@ -200,6 +202,11 @@ def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     names = {f.name for f in dataclasses.fields(PruneStep)} & set(given)
     step = PruneStep(**{name: given.pop(name) for name in names}, training=_training(sets))
     check_prune(step)
+    if sets and not step.trains:
+        raise errors.UsageError(
+            "This pruning trains nothing, and --set would do nothing",
+            todo="Recover the accuracy with bench distill --student, or train in it (--step-epochs, --sparse-epochs)",
+        )
     return _do_step(step, parent=model, **given)
 
 
@@ -229,7 +236,8 @@ def qat(
     from compress.qat import check_qat
 
     scheme = scheme or default_scheme(Path("model.onnx"))
-    step = QatStep(tuple(map(str, teachers)), scheme, images=images, training=_training(sets))
+    training = _training(sets, kind=QatStep)
+    step = QatStep(tuple(map(str, teachers)), scheme, images=images, training=training)
     check_qat(step)
     return _do_step(step, parent=model, teachers=teachers, **rest)
 

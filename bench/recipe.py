@@ -311,11 +311,24 @@ def _step(entry: Json, training_defaults: Any, place: str) -> Step:
         return typing.cast(Step, build(cls, options, place))
     trains = {f.name for f in dataclasses.fields(Training)}
     _known_keys(options, tuple(sorted(own | trains)), place)
-    training = build(Training, training_defaults | {k: v for k, v in options.items() if k in trains}, place)
     step = build(cls, {k: v for k, v in options.items() if k in own}, place)
+    chosen = {k: v for k, v in options.items() if k in trains}
     if isinstance(step, PruneStep) and not step.trains:
+        if chosen:
+            raise ConfigError(
+                f"{place}: this pruning trains nothing, and {', '.join(chosen)} would do nothing",
+                todo="Recover its accuracy with a distill or train step, or train in it (step_epochs, sparse_epochs)",
+            )
         return step  # its result, and so its key, does not depend on how others train
+    training = build(Training, training_defaults | own_training(step) | chosen, place)
     return typing.cast(Step, dataclasses.replace(step, training=training))
+
+
+def own_training(step: Any) -> Json:
+    """What a step says of its training that is not everyone's default: a qat step trains a few epochs, gently."""
+    plain = Training()
+    names = [f.name for f in dataclasses.fields(Training)]
+    return {n: v for n in names if (v := getattr(step.training, n)) != getattr(plain, n)}
 
 
 def _check_variant(variant: Variant, known: dict[str, Variant], place: str) -> None:

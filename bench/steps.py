@@ -108,7 +108,7 @@ class PruneStep:
     amount: float = 0.5
     training: Training = field(default_factory=Training)
     kind: Literal["prune"] = "prune"
-    version: int = 3
+    version: int = 4
 
     @property
     def trains(self) -> bool:
@@ -169,7 +169,7 @@ class QatStep:
         )
     )
     kind: Literal["qat"] = "qat"
-    version: int = 1
+    version: int = 2
 
 
 Step = TrainStep | DistillStep | PruneStep | QuantizeStep | QatStep

@@ -146,9 +146,11 @@ def _job(step: PruneStep, ctx: StepContext) -> Job:
     from compress.pruning.judge import Judge
     from compress.pruning.memory import Memory
     from distill import models
+    from distill.train import check_float
 
     parent: Path = ctx.parent  # type: ignore[assignment]
     module, spec = models.load(parent)
+    check_float(spec, "parent")
     data, pre = ctx.data(), spec.preprocess
     weights = hashlib.sha256(parent.read_bytes()).hexdigest()
     memory = Memory(

@@ -99,7 +99,7 @@ def run_qat(step: QatStep, ctx: StepContext) -> StepResult:
     module, spec = _parent(ctx, data)
     macs, params = models.count(module, data.preprocess)
     graph = _traced(module, data)
-    trained, outcome = _train(graph, module, data, step, ctx, sparse=bool(spec.sparsity))
+    trained, outcome = _train(graph, module, data, step, ctx, zeros=bool(spec.sparsity))
     graph.load_state_dict(_shared(trained, graph), strict=False)
     module.load_state_dict(_shared(graph, module), strict=False)
     quantization = _quantization(graph, trained, data, step)
@@ -120,10 +120,7 @@ def _parent(ctx: StepContext, data: Any) -> tuple[nn.Module, Any]:
     if ctx.parent is None:
         raise ModelError(f"The variant {ctx.variant} has no parent to train in int8")
     module, spec = train.made(ctx.parent, data, "parent")
-    if spec.quantization:
-        raise ModelError(
-            "The parent was trained in simulated int8 already", todo="Start from its float parent"
-        )
+    train.check_float(spec, "parent")
     return module, spec
 
 
@@ -132,22 +129,22 @@ def _traced(module: nn.Module, data: Any) -> fx.GraphModule:
 
 
 def _train(
-    graph: fx.GraphModule, module: nn.Module, data: Any, step: QatStep, ctx: StepContext, sparse: bool
+    graph: fx.GraphModule, module: nn.Module, data: Any, step: QatStep, ctx: StepContext, zeros: bool
 ) -> tuple[nn.Module, Any]:
     """The graph that rounds, with the weights and grids of its best epoch, and what the loop recorded."""
-    from distill import devices, loop, train
-    from distill.sparse import keep_zeros
+    from distill import devices, loop, losses, sparse, train
 
+    losses.check_classes(step.loss, len(data.index.classes))
     options = replace(step.training, clip_norm=step.training.clip_norm or CLIP)
     teachers = [train.made(path, data, "teacher")[0] for path in ctx.teachers or (ctx.parent,) if path]
     loss = train.label_loss(step.training, data)
     placed = train.place(fake_quant.insert(graph, first_grids(graph, data, step), step.scheme))
-    if sparse:
-        keep_zeros(placed, layers_of=module)
+    if zeros:
+        sparse.keep_zeros(placed, options, layers_of=module)
     trainer = loop.Trainer(
         placed, data, options, seed=ctx.seed, objective=train.kd_objective(step.loss, step.temperature, step.alpha, teachers, loss),
         notify=ctx.notify, variant=ctx.variant, workdir=ctx.workdir,
-        identity=digest([step, ctx.seed, data.index.digest]),
+        identity=train.identity(step, ctx, data),
     )  # fmt: skip
     # The loop tells it from the layers, and a graph has none.
     trainer.layout = devices.memory_format(module)

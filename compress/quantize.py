@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,9 @@ RANGES = tuple(ranges.METHODS)
 INPUTS = ("float32", "int8")
 ONNX_SCHEMES = onnx_int8.SCHEMES
 LITERT_SCHEME = "litert"
+INT8_ONLY = (
+    "activations", "ranges", "per_channel", "equalize", "correct_bias", "float_layers", "input",
+)  # fmt: skip
 BATCH = 32
 
 
@@ -57,10 +60,20 @@ def check_quantize(step: QuantizeStep) -> None:
         )
     if step.max_drop is not None:
         _check_ladder(step)
+    if step.precision != "int8":
+        _check_unused(step, INT8_ONLY, f"precision = {step.precision}")
+    if step.activations == "dynamic":
+        _check_unused(step, ("ranges",), "activations = dynamic")
     if step.activations == "dynamic" and step.input != "float32":
         raise ConfigError(
             "Dynamic quantization takes float32 images", f"input = {step.input}", "Use activations = static"
         )
+
+
+def _check_unused(step: QuantizeStep, names: tuple[str, ...], why: str) -> None:
+    given = [f.name for f in fields(step) if f.name in names and getattr(step, f.name) != f.default]
+    if given:
+        raise ConfigError(f"{', '.join(given)} would do nothing with {why}", todo="Leave it out")
 
 
 def _check_ladder(step: QuantizeStep) -> None:
@@ -74,10 +87,13 @@ def _check_ladder(step: QuantizeStep) -> None:
     for what, asked in (
         (f"precision = {step.precision}", step.precision != "int8"),
         ("activations = dynamic", step.activations == "dynamic"),
+        ("per_channel = false", not step.per_channel),
     ):
         if asked:
             raise ConfigError(
-                "The ladder is of static int8", f"max_drop with {what}", "Leave max_drop or that option out"
+                "The ladder is of static int8 by channel",
+                f"max_drop with {what}",
+                "Leave max_drop or that option out",
             )
 
 
@@ -104,8 +120,11 @@ class Calibration:
             yield self.images(part).numpy()
 
     def images(self, rows: torch.Tensor) -> torch.Tensor:
-        """Some of the images as one float32 tensor N x C x H x W."""
-        return self.data.normalise(self.data.images["calibration"][rows]).contiguous()  # type: ignore[no-any-return]
+        """Some of the images as one float32 tensor N x C x H x W, which lie in that order even with one channel."""
+        import torch
+
+        found = self.data.normalise(self.data.images["calibration"][rows])
+        return found.clone(memory_format=torch.contiguous_format)  # type: ignore[no-any-return]
 
     def sample(self, count: int) -> torch.Tensor:
         """At most ``count`` images spread evenly over all of them."""

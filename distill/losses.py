@@ -191,6 +191,16 @@ def parse(text: str) -> dict[str, float]:
     return terms
 
 
+def check_classes(text: str, classes: int) -> None:
+    """Raise ConfigError for a loss that says nothing of so few classes: two standardised logits are always -0.7 and 0.7."""
+    if classes < 3 and "kd-std" in parse(text):
+        raise ConfigError(
+            "kd-std teaches nothing where there are two classes",
+            "two logits with mean 0 and deviation 1 are the same for every image",
+            'Use loss = "kd"',
+        )
+
+
 def _factor(text: str, loss: str) -> float:
     try:
         value = float(text)

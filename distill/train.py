@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError, ModelError, nearest
-from bench.steps import DistillStep, Training, TrainStep
+from bench.steps import DistillStep, QatStep, Training, TrainStep
 from bench.types import StepContext, StepResult, digest
 from distill import augment, losses, models, sparse
 from distill.models import ModelSpec
@@ -119,8 +120,11 @@ def run_train(step: TrainStep, ctx: StepContext) -> StepResult:
         StepError: when the loss stays not finite, or the model learns nothing.
     """
     check_training(step.training, has_weights=bool(step.weights))
-    if step.weights and not step.model:
-        raise ConfigError("weights need a model that takes them", step.weights, "Name it with model = ...")
+    if step.weights and (not step.model or step.model.endswith(".safetensors")):
+        found = f"{step.model} has its own" if step.model else step.weights
+        raise ConfigError(
+            "weights need a model that takes them", found, "Name an architecture with model = ..."
+        )
     data: Dataset = ctx.data()
     spec, module, notes = _student(step.model, step.weights, ctx, data)
     if not step.training.epochs and notes:
@@ -160,6 +164,7 @@ def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
         text = f"the student has more parameters than its teacher ({sizes[0]:,} and {max(sizes[1:]):,})"
         ctx.notify("warning", {"variant": ctx.variant, "text": text})
         notes = (*notes, text)
+    losses.check_classes(step.loss, len(data.index.classes))
     labels = label_loss(step.training, data)
     objective = kd_objective(step.loss, step.temperature, step.alpha, teachers, labels)
     return _finish(step, ctx, data, module, spec, objective, notes)
@@ -192,12 +197,17 @@ def inherit(student: nn.Module, teacher: nn.Module) -> str:
 def _student(
     arch: str, weights: str, ctx: StepContext, data: Dataset
 ) -> tuple[ModelSpec, nn.Module, tuple[str, ...]]:
-    """What is trained: a new model, or without one the parent."""
+    """What is trained: a new model, or without one the parent.
+
+    Raises:
+        ModelError: it was trained in int8: its ranges would not fit what is trained now.
+    """
     if arch:
         return _start(arch, weights, data, ctx.seed)
     if ctx.parent is None:
         raise ModelError(f"The variant {ctx.variant} has neither a model nor a parent to go on from")
     module, spec = made(ctx.parent, data, "parent")
+    check_float(spec, "parent")
     return spec, module, ()
 
 
@@ -208,6 +218,7 @@ def _start(arch: str, weights: str, data: Dataset, seed: int) -> tuple[ModelSpec
     classes, channels = len(data.index.classes), data.index.channels
     if arch.endswith(".safetensors"):
         module, spec = made(Path(arch).expanduser(), data, "model")
+        check_float(spec, "model")
         return spec, module, ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -232,6 +243,14 @@ def made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
             f"Train the {role} on the same data, with the same image_size, resize and seed",
         )
     return module, spec
+
+
+def check_float(spec: ModelSpec, role: str) -> None:
+    """Raise ModelError for a model that was trained in int8: the ranges it carries are of the weights that it has."""
+    if spec.quantization:
+        raise ModelError(
+            f"The {role} was trained in simulated int8 already", todo="Start from its float parent"
+        )
 
 
 def place(module: nn.Module) -> nn.Module:
@@ -259,19 +278,12 @@ def _finish(
 
     macs, params = models.count(module, data.preprocess)
     _check_logits(module, data)
-    identity: list[Any] = [step, ctx.seed, data.index.digest]
     placed = place(module)
     if spec.sparsity:
-        if step.training.optimizer == "muon":
-            raise ConfigError(
-                "Muon cannot train a net with zeroed weights",
-                "it mixes all weights of a layer, and the zeros would not stay",
-                'Use training.optimizer = "sgd" or "adamw"',
-            )
-        sparse.keep_zeros(placed)
+        sparse.keep_zeros(placed, step.training)
     trainer = Trainer(
         placed, data, step.training, seed=ctx.seed, objective=objective, notify=ctx.notify,
-        variant=ctx.variant, workdir=ctx.workdir, identity=digest(identity),
+        variant=ctx.variant, workdir=ctx.workdir, identity=identity(step, ctx, data),
     )  # fmt: skip
     outcome = trainer.run()
     path = ctx.workdir / "model.safetensors"
@@ -284,6 +296,14 @@ def _finish(
         best_epoch=outcome.best_epoch,
         notes=(*notes, *outcome.notes),
     )
+
+
+def identity(step: TrainStep | DistillStep | QatStep, ctx: StepContext, data: Dataset) -> str:
+    """Names a training, so that no other goes on from its checkpoint: options, seed, data, and the files it starts from."""
+    named = [getattr(step, name, "") for name in ("model", "weights")]
+    files = [ctx.parent, *ctx.teachers, *(Path(name).expanduser() for name in named if name)]
+    contents = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f is not None and f.is_file()]
+    return digest([step, ctx.seed, data.index.digest, contents])
 
 
 def _check_logits(module: nn.Module, data: Dataset) -> None:

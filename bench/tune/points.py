@@ -129,8 +129,10 @@ class Points:
             own["model"] = _model(own["model"], own.pop("width", None))
             net = self._label(params, route)
         else:
-            cut |= {k: own[k] for k in TRAINING_KEYS if k in own}
-            telling = (*PRUNE_KEYS, *TRAINING_KEYS) if self._trains(params) else PRUNE_KEYS
+            telling = PRUNE_KEYS
+            if self._trains(params):
+                telling = (*PRUNE_KEYS, *TRAINING_KEYS)
+                cut |= {k: own[k] for k in TRAINING_KEYS if k in own}
             raw = self._fresh(f"{_short(self._label(params, route, telling))}-raw")
             chosen = {"step": "prune", "parent": self.recipe.reference, "intermediate": True}
             entries[raw] = chosen | {"runtime": self.runtime} | cut

@@ -168,6 +168,8 @@ class Ladder:
     def _qat(self, path: Path, row: Json) -> Candidate | str:
         if self.makers.trained is None:
             return "nothing here trains"
+        if self.step.input != "float32" or self.step.float_layers:
+            return "a trained file takes float32 images and keeps no chosen layer in float"
         return self._measured(path, self.step, None, self.makers.trained(path))
 
     # --- parts

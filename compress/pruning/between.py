@@ -41,8 +41,8 @@ def train(
         LOSS, TEMPERATURE, ALPHA, [copy.deepcopy(job.dense)], training.label_loss(options, job.data), penalty
     )
     placed = training.place(module.requires_grad_(True))
-    if job.step.sparsity:
-        sparse.keep_zeros(placed)
+    if job.step.sparsity or job.spec.sparsity:
+        sparse.keep_zeros(placed, options)
     identity = digest([job.memory.identity, part])
     trainer = Trainer(
         placed, job.data, options, seed=job.ctx.seed, objective=objective, notify=job.ctx.notify,

@@ -50,11 +50,12 @@ class Judge:
         from torch.nn.modules.batchnorm import _BatchNorm
 
         norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        batches = [
-            part for part in self.images[:: max(1, len(self.images) // images)].split(BATCH) if len(part) > 1
-        ]
-        if not norms or not batches:
+        chosen = self.images[:: max(1, len(self.images) // images)]
+        if not norms or len(chosen) < 2:
             return
+        batches = chosen.chunk(
+            -(-len(chosen) // BATCH)
+        )  # of equal sizes: each batch counts the same in the average
         module.eval()
         momenta = [norm.momentum for norm in norms]
         for norm in norms:

@@ -249,14 +249,24 @@ class Search:
     def _at_full_width(self, removed: tuple[str, ...]) -> float:
         """Latency of the net without these blocks: measured, or in proportion to a number that was."""
         if not removed:
-            return 1.0
+            return self._before()
         full = self.timer.known(self.shrinker.full(removed))
         if full is not None:
             return float(full.value or 1.0)
         count = len(removed)
         known = {len(c.removed): _value(c) for c in self.timed if c.cut == 0.0}
         more = min((n for n in known if n > count), default=0)
-        return 1.0 - (1.0 - known[more]) * count / more if more else 1.0
+        before = self._before()
+        return before - (before - known[more]) * count / more if more else before
+
+    def _before(self) -> float:
+        """Latency of the net that this stage begins with: the parent's, or a narrower one's as it is foretold."""
+        net = self.shrinker.shorter(())
+        share = net.costs.macs / self.job.macs
+        if share >= 1.0:
+            return 1.0
+        now, dense = self.timer.foretold(net.module), self.timer.foretold(self.job.dense)
+        return now / dense if now and dense else share
 
 
 def _between(

@@ -105,7 +105,7 @@ def entries(path: Path = FILE) -> list[dict[str, str]]:
 
 
 def write_entries(table: Sequence[dict[str, str]], path: Path = FILE) -> None:
-    """The inverse of :func:`entries`, for who adds rows. Raises ValueError for a value with a tab or a line's end in it."""
+    """The inverse of :func:`entries`, for who adds rows; the order of columns decides the size. Raises ValueError for a value with a tab or a line's end in it."""
     lines = ["\t".join([name, *(entry[name] for entry in table)]) for name in table[0]]
     if any("\n" in line for line in lines) or len({line.count("\t") for line in lines}) > 1:
         raise ValueError("a value has a tab or a line's end in it")

@@ -97,6 +97,16 @@ def test_the_first_rung_that_holds_ends_the_climb(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "ladder").exists()
 
 
+@pytest.mark.parametrize("asked", [{"input": "int8"}, {"float_layers": ("fc",)}])
+def test_the_last_rung_is_left_out_where_it_cannot_do_what_is_asked(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = QuantizeStep(max_drop=0.01, ladder=("channel", "qat"), **asked)
+    climb, _ = made(tmp_path, monkeypatch, {"channel": 3.0}, step, trained=lambda path: ())
+    notes, trail = climb.climb(tmp_path / "model.onnx")
+    assert "float32 images" in trail[1]["skipped"] and notes[0].startswith("NO RUNG")
+
+
 def test_when_nothing_holds_the_best_is_kept_and_told_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,17 @@ def test_batch_norms_see_all_classes_in_every_batch(digits: Dataset) -> None:
     assert float((found / whole).detach().mean()) == pytest.approx(1.0, abs=0.03)
 
 
+def test_every_image_counts_the_same_in_batch_norms(digits: Dataset) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 16), torch.nn.BatchNorm2d(8))
+    judge = Judge(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10)), digits)
+    judge.images = judge.images[:130]  # not 64, 64 and 2
+    judge.recalibrate(module)
+    with torch.no_grad():
+        wanted = module[0](judge.images).mean((0, 2, 3))
+    assert torch.allclose(module[1].running_mean, wanted, atol=0.02 * float(wanted.abs().max()))
+
+
 def test_what_an_importance_cannot_score_is_named() -> None:
     nn = torch.nn
     module = nn.Sequential(

@@ -108,6 +108,18 @@ def test_a_predictor_that_is_right_makes_the_first_width_the_last(
     assert len(foretold.timed) == 1 < len(alone.timed)
 
 
+def test_the_last_stage_knows_that_its_net_is_narrower_than_the_parent(
+    parent: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    dense = models.count(models.load(parent)[0], digits.preprocess)[0]
+    runtime = StandIn(lambda macs, _: 0.1 * dense + 0.9 * macs)
+    prune(
+        PruneStep(latency=0.5, round_to=1, steps=2), parent, digits, tmp_path,
+        lambda name: replace(runtime.target(name), foretold=runtime.foretold),
+    )  # fmt: skip
+    assert len(runtime.timed) == 1 and latency.CLOSE * 0.5 <= runtime.timed[0] <= 0.5
+
+
 def test_where_only_depth_counts_the_least_blocks_that_are_enough_go(
     parent: Path, digits: Dataset, tmp_path: Path
 ) -> None:

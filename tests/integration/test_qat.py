@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from bench.errors import ConfigError, ModelError, ParityError, StepError
-from bench.steps import QatStep, QuantizeStep, Training
+from bench.steps import DistillStep, PruneStep, QatStep, QuantizeStep, Training, TrainStep
 from bench.types import StepContext, StepResult
 from compress import parity, qat
 from compress.export import export
 from compress.int8 import fake_quant, qat_export, qat_graph
+from compress.prune import run_prune
 from compress.pruning.sparsity import two_of_four
 from compress.quiet import quiet
-from distill import models
+from distill import models, train
 from distill.data import Dataset
 from distill.evaluate import evaluate
 from tests.integration.conftest import DigitsAt
@@ -175,6 +176,18 @@ def test_what_ships_is_what_was_simulated(
 
 
 @FILES
+def test_grey_images_leave_no_strides_in_a_file(
+    results: dict[str, StepResult], digits: Dataset, tmp_path: Path
+) -> None:
+    import onnx
+
+    step = QuantizeStep()
+    made = export(results["residual"].model, "onnx", "int8", "u8s8", step, digits, tmp_path)
+    ops = Counter(node.op_type for node in onnx.load(made.path).graph.node)
+    strided = {name for name in ops if name in ("Gather", "GatherND", "Shape", "Range", "Slice", "ScatterND")}
+    assert not strided
+
+
 def test_every_range_is_a_trained_one(file: str, notes: dict[str, tuple[str, ...]]) -> None:
     told = notes[file][0]
     done, _, of, *_ = told.split()
@@ -370,8 +383,17 @@ def test_impossible_parents_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match="no parent"):
         run(SHORT, None, digits, tmp_path)
+    mine = results["residual"].model
     with pytest.raises(ModelError, match="in simulated int8 already"):
-        run(SHORT, results["residual"].model, digits, tmp_path)
+        run(SHORT, mine, digits, tmp_path)
+    ctx = StepContext("v", 0, lambda: digits, mine, (mine,), tmp_path, lambda *_: None)
+    for again in (
+        lambda: train.run_train(TrainStep(), ctx),
+        lambda: train.run_distill(DistillStep(("t",)), ctx),
+        lambda: run_prune(PruneStep(0.5), ctx),
+    ):
+        with pytest.raises(ModelError, match="The parent was trained in simulated int8 already"):
+            again()
     module, spec = models.load(residual)
     models.save(
         module, dataclasses.replace(spec, labels=tuple("abcdefghij")), tmp_path / "letters.safetensors"

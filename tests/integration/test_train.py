@@ -137,6 +137,33 @@ def test_a_checkpoint_of_other_options_is_not_taken_over(digits: Dataset, tmp_pa
     assert same(shared, train.run_train(step, context(digits, tmp_path / "own")))
 
 
+def test_a_checkpoint_of_other_files_is_not_taken_over(
+    digits: Dataset, tmp_path: Path, teacher: StepResult
+) -> None:
+    """The same command, and another model under the same name."""
+    step = TrainStep(training=replace(QUICK, epochs=2))
+
+    def run(seed: int, work: str, stop: bool) -> StepResult | None:
+        torch.manual_seed(seed)
+        module, spec = models.build("edgefit:tiny", 10, 1), models.read_spec(teacher.model)
+        models.save(module, replace(spec, arch="edgefit:tiny"), tmp_path / "parent.safetensors")
+
+        def notify(event: str, info: dict[str, Any]) -> None:
+            if stop and event == "epoch":
+                raise KeyboardInterrupt
+
+        ctx = replace(context(digits, tmp_path / work, parent=tmp_path / "parent.safetensors"), notify=notify)
+        if not stop:
+            return train.run_train(step, ctx)
+        with pytest.raises(KeyboardInterrupt):
+            train.run_train(step, ctx)
+        return None
+
+    run(1, "shared", stop=True)
+    assert (tmp_path / "shared" / "checkpoint.pt").is_file()
+    assert same(run(2, "shared", stop=False), run(2, "own", stop=False))
+
+
 def failing_at(calls: set[int]) -> Callable[..., Any]:
     """An objective whose loss is not a number at some calls."""
     count = itertools.count()
@@ -324,6 +351,14 @@ def test_distillation_refuses_what_cannot_work(digits: Dataset, tmp_path: Path, 
     )
     with pytest.raises(ModelError, match="made for other images"):
         train.run_distill(step, context(digits, tmp_path, teachers=(tmp_path / "pre.safetensors",)))
+
+
+def test_weights_for_a_file_that_has_its_own_are_refused(
+    digits: Dataset, tmp_path: Path, teacher: StepResult
+) -> None:
+    step = TrainStep(str(teacher.model), "other.safetensors", replace(QUICK, epochs=1))
+    with pytest.raises(ConfigError, match="has its own"):
+        train.run_train(step, context(digits, tmp_path))
 
 
 def test_a_student_larger_than_its_teacher_is_noted(

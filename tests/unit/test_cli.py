@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -41,7 +42,9 @@ from tests.command import PROGRAM, bench, bench_process
         (["measure", "nothing.onnx"], "no file nothing.onnx"),
         (["export", "nothing.safetensors", "--output", "x.onnx"], "nothing.safetensors"),
         (["prune", "nothing.safetensors", "--output", "x.safetensors"], "nothing.safetensors"),
+        (["prune", "x.safetensors", "--output", "y.safetensors", "--set", "epochs=9"], "trains nothing"),
         (["quantize", "nothing.safetensors", "--output", "x.bin"], "--output must end in"),
+        (["quantize", "x.safetensors", "--output", "x.onnx", "--precision", "fp16", "--equalize"], "nothing"),
         (["train", "--model", "edgefit:tiny", "--output", "x.pt"], ".safetensors"),
         (["distill", "--teacher", "t.safetensors", "--output", "x.safetensors"], "either --model"),
         (["train", "--model", "edgefit:tiny", "--output", "/dev/null/x.safetensors"], "cannot be written"),
@@ -57,6 +60,15 @@ def test_mistakes_get_one_clear_paragraph_exit_2_and_leave_nothing(tmp_path, arg
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not done.stdout and len(done.stderr) < 1500
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_qat_trains_as_its_step_says_where_nothing_is_set():
+    from bench.cli_steps import _training
+    from bench.steps import QatStep, Training
+
+    assert _training((), kind=QatStep) == QatStep().training != Training()
+    assert _training(("epochs=5",), kind=QatStep) == dataclasses.replace(QatStep().training, epochs=5)
+    assert _training(("epochs=5",)) == Training(epochs=5)
 
 
 def test_several_problems_are_reported_together(tmp_path):

@@ -148,6 +148,17 @@ def test_a_sum_that_makes_no_sense_is_refused(text: str, match: str) -> None:
         losses.parse(text)
 
 
+def test_two_standardised_logits_say_nothing_and_are_refused() -> None:
+    two = torch.tensor([[3.0, 1.0], [0.2, 0.1]])
+    assert float(losses.standardised(two, two * torch.tensor([[9.0], [0.1]]), 2.0)) == pytest.approx(
+        0, abs=1e-6
+    )
+    losses.check_classes("kd + kd-std", 3)
+    losses.check_classes("kd + at", 2)
+    with pytest.raises(ConfigError, match="two classes"):
+        losses.check_classes("kd + kd-std", 2)
+
+
 def test_the_linear_schedule_ends_at_nothing() -> None:
     options = Training(epochs=10, lr=1.0, warmup_epochs=2, schedule="linear")
     rates = [optim.learning_rate(step, 10, options) for step in range(100)]

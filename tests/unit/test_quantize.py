@@ -41,6 +41,9 @@ onnx = pytest.importorskip("onnx")
         (QuantizeStep(max_drop=0.01, qat_epochs=0), "qat_epochs = 0"),
         (QuantizeStep(max_drop=0.01, activations="dynamic"), "static int8"),
         (QuantizeStep("fp16", max_drop=0.01), "static int8"),
+        (QuantizeStep(max_drop=0.01, per_channel=False), "by channel"),
+        (QuantizeStep("fp16", equalize=True, float_layers=("a",)), "equalize, float_layers would do nothing"),
+        (QuantizeStep(activations="dynamic", ranges="mse"), "ranges would do nothing"),
     ],
 )
 def test_impossible_quantization_is_refused(step: QuantizeStep, said: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import recipe
 from bench.errors import ConfigError
-from bench.steps import DistillStep, PruneStep, QuantizeStep, TrainStep
+from bench.steps import DistillStep, PruneStep, QatStep, QuantizeStep, TrainStep
 
 GOOD = {
     "schema": 1,
@@ -107,6 +109,19 @@ def test_how_others_train_is_no_part_of_a_prune_step_that_does_not():
     assert cut.training.epochs == 3
 
 
+def test_a_qat_step_trains_a_few_epochs_gently_whatever_the_others_do():
+    table = _changed("training", {"epochs": 30, "optimizer": "muon", "lr": 0.1, "batch_size": 32})
+    table["variants"] |= {
+        "a": {"step": "qat", "parent": "teacher"},
+        "b": {"step": "qat", "parent": "teacher", "epochs": 7, "lr": 0.01},
+    }
+    own = QatStep().training
+    found = {v.name: v.step.training for v in recipe.parse(table, "x", "x.toml").variants if v.name in "ab"}
+    assert found["a"] == dataclasses.replace(own, batch_size=32)
+    assert found["b"] == dataclasses.replace(own, batch_size=32, epochs=7, lr=0.01)
+    assert (own.epochs, own.optimizer, own.lr) == (3, "adamw", 3e-4)
+
+
 def test_variants_come_after_what_they_need():
     table = {"schema": 1, "reference": "b", "variants": dict(reversed(GOOD["variants"].items()))} | {
         "reference": "teacher"
@@ -141,6 +156,7 @@ def test_variants_come_after_what_they_need():
         ("variants/teacher/parent", "small", "either a model"),
         ("variants/q", {"step": "qat"}, "needs a parent"),
         ("variants/cut/macs", 1.5, "macs"),
+        ("variants/cut/epochs", 9, "trains nothing, and epochs would do nothing.*distill"),
         ("variants/cut/latency", 0.5, "one target"),
         ("variants/cut/parent", "", "needs a parent"),
         ("variants/{parent}-int8/precision", "int7", "int8"),

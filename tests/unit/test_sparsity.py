@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench.errors import StepError
+from bench.errors import ConfigError, StepError
+from bench.steps import Training
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -79,7 +80,9 @@ def test_zeros_stay_zeros_and_the_rest_learns(name: str) -> None:
     module = net()
     two_of_four(layers(module))
     before = [p.detach().clone() for p in module.parameters()]
-    keep_zeros(module)
+    with pytest.raises(ConfigError, match="Muon cannot train"):
+        keep_zeros(module, Training(optimizer="muon"))
+    keep_zeros(module, Training(optimizer=name))
     if name == "sgd":
         optimizer = torch.optim.SGD(module.parameters(), 0.1, 0.9, weight_decay=0.01, nesterov=True)
     else:
