@@ -153,7 +153,8 @@ class QatStep:
 
     ``scheme`` is that of the files it is made for: u8s8, u8s8-7bit (both also LiteRT's) or s8s8; empty is the target's.
     ``ranges`` and ``images`` find the first ranges, which are then learned and go into the files as they were trained:
-    nothing is calibrated again.
+    nothing is calibrated again. What ``training`` says here goes before a recipe's table ``[training]``, which is for nets
+    from scratch; the variant's own options go before both.
     """
 
     teacher: tuple[str, ...] = ()

@@ -301,6 +301,7 @@ def _finish(
 def identity(step: TrainStep | DistillStep | QatStep, ctx: StepContext, data: Dataset) -> str:
     """Names a training, so that no other goes on from its checkpoint: options, seed, data, and the files it starts from."""
     named = [getattr(step, name, "") for name in ("model", "weights")]
+    named = [n[3:].rpartition(":")[0] if n.startswith("py:") else n for n in named]  # py:FILE.py:FACTORY
     files = [ctx.parent, *ctx.teachers, *(Path(name).expanduser() for name in named if name)]
     contents = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f is not None and f.is_file()]
     return digest([step, ctx.seed, data.index.digest, contents])

@@ -164,6 +164,29 @@ def test_a_checkpoint_of_other_files_is_not_taken_over(
     assert same(run(2, "shared", stop=False), run(2, "own", stop=False))
 
 
+def test_a_checkpoint_of_other_code_is_not_taken_over(digits: Dataset, tmp_path: Path) -> None:
+    """The same command after an edit that leaves every tensor its shape."""
+    step = TrainStep(f"py:{tmp_path / 'net.py'}:make", training=replace(QUICK, epochs=2))
+    code = """
+from torch import nn
+
+def make(num_classes, in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2), nn.{act}(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, num_classes))
+"""
+
+    def stop(event: str, info: dict[str, Any]) -> None:
+        if event == "epoch":
+            raise KeyboardInterrupt
+
+    (tmp_path / "net.py").write_text(code.format(act="ReLU"))
+    with pytest.raises(KeyboardInterrupt):
+        train.run_train(step, replace(context(digits, tmp_path / "shared"), notify=stop))
+    (tmp_path / "net.py").write_text(code.format(act="SiLU"))
+    shared = train.run_train(step, context(digits, tmp_path / "shared"))
+    assert same(shared, train.run_train(step, context(digits, tmp_path / "own")))
+
+
 def failing_at(calls: set[int]) -> Callable[..., Any]:
     """An objective whose loss is not a number at some calls."""
     count = itertools.count()
