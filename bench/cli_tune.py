@@ -176,7 +176,8 @@ def table(search: Any, setup: Any, width: int) -> Any:
 def _maker(search: Any, found: Any) -> str:
     if found.name == search.points.recipe.reference:
         return "reference"
-    return "hand" if found.by_hand else f"trial {found.trial}" + ("" if found.here else ", elsewhere")
+    made = "hand" if found.by_hand else f"trial {found.trial}"
+    return made if found.here else f"{made}, elsewhere"
 
 
 def _share(search: Any, result: Any) -> str:

@@ -106,9 +106,7 @@ class _Engine:
     def target(self, runtime: str) -> Target:
         """The runtime that a step asks for, to time its candidates on."""
         if runtime not in self._targets:
-            self._targets[runtime] = open_target(
-                runtime, self.prepared.environment, self.plan.protocol.threads[0]
-            )
+            self._targets[runtime] = open_target(runtime, self.prepared.environment, self.plan.protocol)
         return self._targets[runtime]
 
     def _finished(self, kind: str, key: str) -> Json | None:

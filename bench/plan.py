@@ -7,6 +7,7 @@ changed option is never mistaken for it.
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from bench.errors import UsageError, nearest
@@ -154,6 +155,7 @@ def make_plan(
     files: dict[str, str],
     only: str = "",
     there: Elsewhere | None = None,
+    precisions: Collection[str] = (),
 ) -> Plan:
     """Lay out everything a run will make and measure.
 
@@ -164,14 +166,17 @@ def make_plan(
         files: sha256 of every file the recipe names (weights, model code); part of the keys.
         only: a glob; other variants are made only where these need them, and not measured.
         there: the target itself, when it is reached over a network: cells are then measured there, and only there.
+        precisions: for which a pruned net is made, where the recipe has only some of its descendants.
 
     Raises:
         UsageError: ``only`` matches nothing.
     """
     scheme = _scheme(profile, taking_part(recipe, runtimes))
-    recipe = replace(recipe, variants=tuple(_for_target(v, recipe, profile, scheme) for v in recipe.variants))
-    protocol = replace(profile.protocol, **_tuples(recipe.protocol))
-    variants = _plan_variants(recipe, data_digest, seed, files, only, protocol.threads[0])
+    recipe = replace(
+        recipe, variants=tuple(_for_target(v, recipe, profile, scheme, precisions) for v in recipe.variants)
+    )
+    protocol = protocol_of(profile, recipe)
+    variants = _plan_variants(recipe, data_digest, seed, files, only, protocol)
     exports: dict[str, PlannedExport] = {}
     cells: list[PlannedCell] = []
     by_name = {v.variant.name: v for v in variants}
@@ -188,17 +193,24 @@ def make_plan(
     )  # fmt: skip
 
 
+def protocol_of(profile: Profile, recipe: Recipe) -> Protocol:
+    """The profile's protocol with what the recipe changes."""
+    return replace(profile.protocol, **_tuples(recipe.protocol))
+
+
 def taking_part(recipe: Recipe, runtimes: tuple[RuntimeFacts, ...]) -> tuple[RuntimeFacts, ...]:
     """The runtimes of this machine that a recipe is measured on."""
     wanted = recipe.runtimes or LOCAL.runtimes
     return tuple(r for r in runtimes if r.name in wanted)
 
 
-def _for_target(variant: Variant, recipe: Recipe, profile: Profile, scheme: str) -> Variant:
+def _for_target(
+    variant: Variant, recipe: Recipe, profile: Profile, scheme: str, precisions: Collection[str]
+) -> Variant:
     """Fill in what a recipe leaves to the target."""
     step = variant.step
     if isinstance(step, PruneStep) and step.round_to == 0:
-        made = {v.precision for v in recipe.variants if variant.name in _line(recipe, v.name)}
+        made = precisions or {v.precision for v in recipe.variants if variant.name in _line(recipe, v.name)}
         return replace(variant, step=replace(step, kernels=profile.kernels(made)))
     if isinstance(step, QatStep) and not step.scheme:
         return replace(variant, step=replace(step, scheme=scheme))
@@ -225,7 +237,7 @@ def _tuples(table: Json) -> Json:
 
 
 def _plan_variants(
-    recipe: Recipe, data_digest: str, seed: int, files: dict[str, str], only: str, threads: int
+    recipe: Recipe, data_digest: str, seed: int, files: dict[str, str], only: str, protocol: Protocol
 ) -> list[PlannedVariant]:
     names = [v.name for v in recipe.variants]
     chosen = {n for n in names if fnmatch.fnmatchcase(n, only or "*")}
@@ -239,14 +251,15 @@ def _plan_variants(
             needed.update({variant.alone} - {""} if variant.name in chosen else ())
     keys: dict[str, str] = {}
     planned = []
+    setting = [protocol.threads[0], protocol.batches[0], list(protocol.cpus)]
     for variant in recipe.variants:
         if variant.name not in needed:
             continue
         model_files = {n: files[n] for n in _files_of(variant) if n in files}
-        timed = isinstance(variant.step, PruneStep) and variant.step.latency > 0 and threads > 1
+        timed = isinstance(variant.step, PruneStep) and variant.step.latency > 0 and setting != [1, 1, []]
         keys[variant.name] = digest(
             [variant.step, [keys[n] for n in variant.needs], seed, data_digest, model_files]
-            + ([threads] if timed else [])
+            + (setting if timed else [])
         )
         measured = variant.name in chosen and not variant.intermediate
         planned.append(PlannedVariant(variant, keys[variant.name], measured))

@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,9 @@ def _known_keys(table: Any, known: tuple[str, ...], where: str) -> None:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}", todo=nearest(unknown[0], known))
 
 
+_hints = cache(typing.get_type_hints)  # a search builds thousands of steps
+
+
 def build(cls: type[Any], table: Any, where: str) -> Any:
     """A frozen dataclass from a table, each value checked against its field's type.
 
@@ -205,7 +209,7 @@ def build(cls: type[Any], table: Any, where: str) -> Any:
     """
     fields = [f for f in dataclasses.fields(cls) if f.name not in ("kind", "version")]
     _known_keys(table, tuple(f.name for f in fields), where)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # of a class, which can be hashed
     values = {key: _typed(value, hints[key], f"{where} {key}") for key, value in table.items()}
     missing = [
         f.name

@@ -20,17 +20,19 @@ from bench.measure.turns import orders, time_pair
 from bench.runtimes.base import CellJob
 from bench.stats import mean_interval
 from bench.types import ExportResult, Json, Profile, Protocol, Quantity, Target, digest
+from hardware_profiles.predict import Setting
 
 PAIRS = 3
 PROTOCOL = Protocol(max_seconds=1.0, warmup_seconds=0.2)
 """Of each process of a candidate: short, since many candidates are timed; the cells measure the chosen ones at length."""
 
 
-def open_target(runtime: str, machine: Json, threads: int = 1, pairs: int = PAIRS) -> Target:
+def open_target(runtime: str, machine: Json, protocol: Protocol | None = None, pairs: int = PAIRS) -> Target:
     """The named runtime of this machine, ready to time.
 
     Args:
         machine: ``bench.measure.environment.describe()``; decides the INT8 scheme.
+        protocol: of the run: its first batch size and thread count, and its CPUs, are those of the candidates too.
 
     Raises:
         UsageError: there is no such runtime.
@@ -50,15 +52,19 @@ def open_target(runtime: str, machine: Json, threads: int = 1, pairs: int = PAIR
             f"A step wants to time its candidates on {runtime}, which is not here", probe.reason, probe.remedy
         )
 
+    given = protocol or Protocol()
+    batch, threads = given.batches[0], given.threads[0]
+    timing = replace(PROTOCOL, cpus=given.cpus)
+
     def ratio(base: ExportResult, head: ExportResult) -> Quantity:
         with tempfile.TemporaryDirectory() as folder:
             sides = {}
             for side, made in (("base", base), ("head", head)):
                 (outdir := Path(folder) / side).mkdir()
-                job = CellJob(made.artifact, made.path, outdir, 1, threads, "cpu", PROTOCOL, predict=False)
-                sides[side] = (lent, replace(job))
+                job = CellJob(made.artifact, made.path, outdir, batch, threads, "cpu", timing, predict=False)
+                sides[side] = (lent, job)
             found = [time_pair(sides, order, host).ratio for order in orders(pairs, seed=0)]
-        return _ratio(found, runtime, threads)
+        return _ratio(found, runtime, threads, batch)
 
     return Target(
         runtime,
@@ -66,7 +72,7 @@ def open_target(runtime: str, machine: Json, threads: int = 1, pairs: int = PAIR
         lent.int8_scheme(machine),
         ratio,
         digest(hardware(machine)),
-        partial(_foretold, runtime, threads),
+        partial(_foretold, Setting(runtime, "fp32", batch, threads)),
     )
 
 
@@ -79,22 +85,20 @@ def _alike() -> Profile | None:
     return next((profile for profile in every() if profile.kind == ours), None)
 
 
-def _foretold(runtime: str, threads: int, net: Any, shape: tuple[int, int, int]) -> float | None:
+def _foretold(setting: Setting, net: Any, shape: tuple[int, int, int]) -> float | None:
     """Milliseconds that the runtime is predicted to take for a torch module on such a processor; None where it is not predicted."""
-    from hardware_profiles.predict import Setting, predict, read_graph
+    from hardware_profiles.predict import predict, read_graph
 
     try:
         alike = _alike()
         if alike is None:
             return None
-        return predict(
-            read_graph(net, *shape), alike, Setting(runtime, "fp32", threads=threads)
-        ).latency_ms.value
+        return predict(read_graph(net, *shape), alike, setting).latency_ms.value
     except EdgefitError:
         return None
 
 
-def _ratio(found: list[float], runtime: str, threads: int) -> Quantity:
+def _ratio(found: list[float], runtime: str, threads: int, batch: int) -> Quantity:
     centre, low, high = mean_interval([math.log(r) for r in found])
     return Quantity(
         math.exp(centre),
@@ -103,5 +107,5 @@ def _ratio(found: list[float], runtime: str, threads: int) -> Quantity:
         math.exp(high),
         len(found),
         "measured",
-        f"latency ratio on {runtime}, {threads} thread{'s' if threads > 1 else ''}, batch 1: pairs of processes by turns, t interval",
+        f"latency ratio on {runtime}, {threads} thread{'s' if threads > 1 else ''}, batch {batch}: pairs of processes by turns, t interval",
     )

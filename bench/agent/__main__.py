@@ -178,7 +178,8 @@ class Measurement:
     def first(self) -> None:
         """The first call: what a person who starts the program waits for. Its outputs must make sense."""
         self.enter("first")
-        self.result["first_call_seconds"] = self.step(0)
+        with self.events.alive("compiling") if self.backend.slow_first else contextlib.nullcontext():
+            self.result["first_call_seconds"] = self.step(0)
         self.result["runtime"].update(
             self.backend.info(),
             os_threads=os_threads(),

@@ -1,8 +1,8 @@
 """Makes and measures one point in the run: an ordinary small plan, of which whatever is done is kept.
 
-Latency is the reference's, times the ratio of the two timed by turns (:mod:`bench.targets`): trials are
-minutes or hours apart, and a machine that changes its speed by a third meanwhile would choose between them by
-its moods.
+A search compares latencies by the reference's, times the ratio of the two timed by turns (:mod:`bench.targets`):
+trials are minutes or hours apart, and a machine that changes its speed by a third meanwhile would choose between
+them by its moods.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from bench.errors import EdgefitError, MissingError, StoreError
+from bench.errors import EdgefitError, StoreError
 from bench.pipeline import execute
 from bench.plan import HARNESS_VERSION, Plan, PlannedCell
 from bench.preflight import Prepared
@@ -183,8 +183,6 @@ class Maker:
         figures = {name: Quantity.from_json(record["metrics"][name]) for name in record["metrics"]}
         ratio = self._ratio(cell)
         cost = figures[METRICS[self.setup.options.objective]]
-        if ratio.value is not None and point.variant != self.setup.points.recipe.reference:
-            cost = _scaled(self._reference_latency(), ratio)
         for quantity in (figures["val_accuracy"], cost):
             if quantity.value is None:
                 raise _NoFigure(quantity.reason)
@@ -205,10 +203,6 @@ class Maker:
         point = self.setup.points.reference
         return self._cell(self.plan(point), point.variant)
 
-    def _reference_latency(self) -> Quantity:
-        record = self.run.done("cell", self._reference().key) or {}
-        return Quantity.from_json(record["metrics"]["latency_ms"])
-
     def _ratio(self, cell: PlannedCell) -> Quantity:
         """Latency over the reference's, timed by turns once and then kept in the run."""
         base = self._reference()
@@ -216,8 +210,9 @@ class Maker:
             return Quantity.missing("not timed by turns", "ratio")
         if cell.export == base.export:
             return Quantity(1.0, "ratio", 1.0, 1.0, 1, "measured", "the reference itself")
-        parts = [base.export, cell.export, cell.runtime_here, cell.cell.threads, self.setup.machine]
-        key = digest([*parts, HARNESS_VERSION])
+        key = digest(
+            [base.key, cell.key, HARNESS_VERSION]
+        )  # a cell's key is of all that its latency depends on
         record = self.run.done("ratio", key)
         if record is None:
             found = self.setup.target.ratio(self._export(base.export), self._export(cell.export))
@@ -240,13 +235,15 @@ class _NoFigure(EdgefitError):
     """A point was made and the figure that decides is missing."""
 
 
-def _scaled(latency: Quantity, ratio: Quantity) -> Quantity:
-    """The reference's latency times a ratio; the interval is the ratio's."""
+def on_scale(result: Result, latency: Quantity) -> Result:
+    """A result whose cost is the reference's ``latency`` times its ratio, with the ratio's interval; as it is where nothing was timed by turns."""
+    ratio = result.ratio
     if latency.value is None or ratio.value is None:
-        return latency
+        return result
     low, high = (None if r is None else latency.value * r for r in (ratio.low, ratio.high))
     method = f"the reference's latency times its {ratio.method}"
-    return Quantity(latency.value * ratio.value, "ms", low, high, ratio.n, "measured", method)
+    cost = Quantity(latency.value * ratio.value, "ms", low, high, ratio.n, "measured", method)
+    return replace(result, cost=cost)
 
 
 def _count(model: str, index: Any, which: str) -> int:
@@ -262,17 +259,3 @@ def _count(model: str, index: Any, which: str) -> int:
 def hide_password(text: str) -> str:
     """The text with the password of any address in it replaced."""
     return re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", text)
-
-
-def require_measured(cost: Quantity, objective: str) -> None:
-    """Refuse an objective that nothing here measures.
-
-    Raises:
-        MissingError: the reference has no figure for it.
-    """
-    if cost.value is None:
-        raise MissingError(
-            f"The objective {objective} is not measured on this machine",
-            cost.reason,
-            "Choose another --objective",
-        )

@@ -16,7 +16,7 @@ from bench import recipe as recipes
 from bench.errors import ConfigError
 from bench.recipe import Recipe
 from bench.steps import DistillStep, PruneStep, QatStep, Step
-from bench.tune.space import PRUNE_KEYS, RUNGS, TRAINING_KEYS, Choices, Params, Space, plain
+from bench.tune.space import PRUNE_KEYS, RUNGS, TRAINING_KEYS, Choices, Params, Scalar, Space
 from bench.types import Json, Variant, digest
 
 LONGEST = 56
@@ -165,16 +165,16 @@ class Points:
             part, _, key = name.partition(".")
             skipped = name in ("student.model", "student.width") or (only is not None and key not in only)
             if part == section and name in params and not skipped:
-                parts.append(_word(key, self._distinct(name, params[name])))
+                parts.append(_word(key, self._distinct(name, self.space.value(params, name))))
         text = "-".join(part for part in parts if part)
         return prefix + text if text else ""
 
     def _distinct(self, name: str, value: Any) -> Any:
         """The value, or the value with its place in the list where another would look the same in a name."""
         domain = self.space.domains.get(name)
-        if not isinstance(value, str) or not isinstance(domain, Choices):
+        if isinstance(value, bool) or not isinstance(domain, Choices):
             return value
-        alike = [v for v in domain.values if _slug(str(v)) == _slug(value)]
+        alike = [v for v in domain.values if _shown(v) == _shown(value)]
         return value if len(alike) == 1 else f"{value}-{domain.values.index(value)}"
 
     def _fresh(self, name: str) -> str:
@@ -271,15 +271,21 @@ def _model(model: str, width: float | None) -> str:
 
 
 def _width(width: float | None) -> str:
-    return "" if width is None or plain(width) == 1 else f"x{plain(width):g}"
+    return "" if width is None or width == 1 else f"x{width:g}"
 
 
 def _word(key: str, value: Any) -> str:
     """A key and its value for a name: ``T4``, ``a0.7``, ``macs0.5``; a flag by its name alone."""
     if isinstance(value, bool):
         return key if value else ""
-    shown = _slug(value) if isinstance(value, str) else f"{plain(value):g}"
-    return f"{_SHORT.get(key, key)}{shown}"
+    return f"{_SHORT.get(key, key)}{_shown(value)}"
+
+
+def _shown(value: Scalar) -> str:
+    """A value as a name has it."""
+    return (
+        _slug(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    )
 
 
 def _slug(text: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bench.errors import ConfigError, StepError
-from bench.tune.maker import Result, require_measured
+from bench.tune.maker import Result, on_scale
 from bench.tune.points import Point, Points
 from bench.tune.setup import Objective
 from bench.tune.space import RUNGS, Params
@@ -100,10 +100,9 @@ class Search:
         self.points, self.study, self.maker, self.budget = points, study, maker, budget
         self.notify, self.objective, self.trials = notify, objective, trials
         self.reference: Result | None = None
-        self.hand_made: dict[str, tuple[Point, Result]] = {}
         self.failed: list[str] = []
         self.ended = ""
-        self._rungs = {points.recipe.reference: "none"}
+        self._rungs: dict[str, str | None] = {points.recipe.reference: "none"}
         self._repeats = 0
 
     def run(self) -> str:
@@ -112,7 +111,6 @@ class Search:
         KeyboardInterrupt passes through: the trial in progress is queued again and what it made is kept.
 
         Raises:
-            MissingError: nothing here measures the objective.
             StepError: the reference could not be made.
             StoreError: the disk is full.
         """
@@ -133,17 +131,21 @@ class Search:
         result = self._make(self.points.reference, self.notify)
         if result.state != "complete":
             raise StepError("The reference could not be made or measured", result.reason)
-        require_measured(result.cost, self.objective)
+        if result.ratio.value is not None:
+            result = replace(result, cost=self.study.scale(result.cost))
         if result.cost.provenance != "measured":
             text = f"{self.objective} is {result.cost.provenance} here, not measured: {result.cost.method}"
             self.notify("warning", {"text": text})
         self.reference = result
 
     def _make_by_hand(self) -> None:
-        """Make the recipe's own variants (one worker of a study does); queue those that the space has too."""
+        """Make the recipe's own variants (one worker of a study does, for all); queue those that the space has too."""
         if not self.study.claim("by hand"):
             return
         for point in self.points.hand_made():
+            made, _ = self.study.by_hand().get(point.variant, (None, ""))
+            if made and made.state == "complete" and self.maker.done(point):
+                continue
             if not self.maker.done(point) and self.budget.left <= 0:
                 self.notify(
                     "warning", {"text": f"the time is up: {point.variant}, made by hand, was left out"}
@@ -154,14 +156,12 @@ class Search:
             if isinstance(watch.stopped, TimeIsUp):
                 self.ended = f"the time is up; {point.variant}, made by hand, goes on in the next session"
                 continue
-            self.hand_made[point.variant] = (point, result)
+            params = self.points.params_of(point.variant) if result.state == "complete" else None
+            if params is not None:
+                self.study.enqueue(params, by_hand=point.variant)
+            self.study.made_by_hand(point.variant, result)
             if result.state != "complete":
                 self.failed.append(f"{point.variant}: {result.reason}")
-                continue
-            params = self.points.params_of(point.variant)
-            if params is not None:
-                self._rungs[point.variant] = self.points.space.value(params, "quantize")
-                self.study.enqueue(params, by_hand=point.variant)
         space = self.points.space
         for route in space.values("route"):
             self.study.enqueue(space.first(route, space.values("quantize")[0]))
@@ -224,7 +224,10 @@ class Search:
         """Seconds of the next trial: the mean of those like it, that train a net or that do not."""
         mine = [t for t in self.study.told() if t.counts and t.worker == self.study.worker]
         seconds = [t.result.seconds for t in mine if t.result and t.result.trained == trains]
-        seconds = seconds or [r.seconds for _, r in self.hand_made.values() if r.trained == trains]
+        by_hand = self.study.by_hand().values()
+        seconds = seconds or [
+            r.seconds for r, who in by_hand if who == self.study.worker and r.trained == trains
+        ]
         return sum(seconds) / len(seconds) if seconds else 0.0
 
     def _try(self, number: int, params: Params, point: Point) -> None:
@@ -278,7 +281,12 @@ class Search:
 
     def _rung(self, found: Found) -> str | None:
         """How a variant is quantized, in the search's word for it; None where it has none."""
-        return self._rungs.get(found.name) if found.params is None else found.params.get("quantize")
+        if found.params is not None:
+            return str(found.params.get("quantize"))
+        if found.name not in self._rungs:
+            params = self.points.params_of(found.name)
+            self._rungs[found.name] = self.points.space.value(params, "quantize") if params else None
+        return self._rungs[found.name]
 
     def _make(self, point: Point, notify: Notify) -> Result:
         """Make a point. The run's manifest goes on speaking of what was found so far."""
@@ -290,6 +298,8 @@ class Search:
             notify(event, info)
 
         result = self.maker.make(point, watched)
+        if self.reference is not None:
+            result = on_scale(result, self.reference.cost)
         return replace(result, seconds=round(self.budget.spent - start, 1))
 
     # --- the answer
@@ -304,9 +314,10 @@ class Search:
         """The reference, what was made by hand, and every trial that is not one of those again."""
         if self.reference is not None:
             yield Found(self.reference.variant, self.reference, by_hand=True)
-        names = {self.points.recipe.reference, *self.hand_made}
-        for _, result in self.hand_made.values():
-            yield Found(result.variant, result, by_hand=True)
+        by_hand = self.study.by_hand()
+        names = {self.points.recipe.reference, *by_hand}
+        for result, worker in by_hand.values():
+            yield Found(result.variant, result, by_hand=True, here=worker == self.study.worker)
         for told in self.study.told():
             result = told.result  # type: ignore[assignment]
             if result is None or result.variant in names:
@@ -319,7 +330,10 @@ class Search:
     def _settle(self) -> None:
         """Write down the time spent and what belongs to the run: reference, made by hand, front."""
         self.study.spent = self.budget.spent
-        hand_made = [point for point, result in self.hand_made.values() if result.state == "complete"]
-        best = [f.params for f in self.answer() if f.on_front and f.here and f.trial is not None]
-        mine = [self.points.of(params) for params in best if params is not None]
-        self.maker.keep([self.points.reference, *hand_made, *mine])
+        mine = [f for f in self.answer() if f.here and f.result.state == "complete"]
+        by_hand = [self.points.by_hand(f.name) for f in mine if f.by_hand and f.trial is None]
+        best = [self.points.of(f.params) for f in mine if f.on_front and f.params is not None]
+        there = [
+            p for p in (*by_hand, *best) if p.variant != self.points.recipe.reference and self.maker.done(p)
+        ]
+        self.maker.keep([self.points.reference, *there])

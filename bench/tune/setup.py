@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from bench import plan as planning
 from bench import recipe as recipes
-from bench.errors import UsageError, missing_extra, nearest
+from bench.errors import MissingError, UsageError, missing_extra, nearest
 from bench.preflight import Prepared, RunOptions, probe_runtimes
 from bench.store import file_sha256
 from bench.targets import open_target
 from bench.tune import space as spaces
 from bench.tune.points import Point, Points
-from bench.types import Json, Profile, Target, digest
+from bench.types import Json, Profile, Target, digest, to_json
 
 Objective = Literal["latency", "size", "energy"]
 METRICS: dict[str, str] = {"latency": "latency_ms", "size": "size_bytes", "energy": "energy_mj"}
@@ -68,23 +70,32 @@ class Setup:
     def identity(self) -> Json:
         """What must be the same for two trials to be comparable; another study begins where it is not."""
         options, reference = self.options, self.prepared(self.points.reference).plan
+        runtime = next(fact for fact in self.facts if fact.name == options.runtime)
         same = {
             "tune": self.tune,
             "training": self.training,
             "objective": options.objective,
-            "runtime": options.runtime,
-            "profile": self.profile.name,
+            "runtime": f"{options.runtime} {runtime.version}",
+            "protocol": to_json(reference.protocol),
+            "harness": planning.HARNESS_VERSION,
+            "profile": f"{self.profile.name} {digest(self.profile)[:6]}",
             "data": reference.data_digest,
+            "files": self.files,
             "reference": reference.variant(self.points.recipe.reference).key,
         }
         return same if options.objective == "size" else same | {"machine": self.machine}
+
+    @cached_property
+    def precisions(self) -> frozenset[str]:
+        """All that are made of a net here: a point has some of them, and a net is the same one in every point."""
+        return frozenset(v.precision for v in self.points.everything().variants)
 
     def prepared(self, point: Point) -> Prepared:
         """The plan of one point; pure."""
         options, index = self.options, self.indexes[point.size or self.points.recipe.data.image_size]
         plan = planning.make_plan(
             self.profile, point.recipe, data_digest=index.digest, seed=options.seed, machine=self.machine,
-            runtimes=self.facts, files=self.files,
+            runtimes=self.facts, files=self.files, precisions=self.precisions,
         )  # fmt: skip
         given = RunOptions(
             options.profile, options.recipe, options.data, seed=options.seed, sets=options.sets
@@ -124,20 +135,35 @@ def prepare(options: Options) -> Setup:
     files = {name: _sha256(name) for name in planning.files_named(points.everything())}
     _check_models(points, next(iter(indexes.values())))
     machine = environment.describe()
-    threads = tuple(points.recipe.protocol.get("threads", profile.protocol.threads))
-    target = open_target(options.runtime, machine, threads[0])
+    facts = probe_runtimes(machine)
+    target = open_target(options.runtime, machine, planning.protocol_of(profile, points.recipe))
+    if options.objective == "energy":
+        _require_meter(next(fact.device for fact in facts if fact.name == options.runtime))
     return Setup(
         options,
         points,
         profile,
         machine,
-        probe_runtimes(machine),
+        facts,
         target,
         indexes,
         files,
         tune,
         table.get("training", {}),
     )
+
+
+def _require_meter(device: str) -> None:
+    """Refuse to search for little energy where nothing measures that of ``device``. Raises MissingError."""
+    from bench.measure.power import Nothing, open_source
+
+    with closing(open_source(device)) as source:
+        if isinstance(source, Nothing):
+            raise MissingError(
+                "The objective energy is not measured on this machine",
+                source.reason,
+                "Choose another --objective",
+            )
 
 
 def _index(points: Points, size: int | None, seed: int) -> Any:

@@ -80,6 +80,14 @@ class Range:
     log: bool = False
     whole: bool = False
 
+    def plain(self, value: Any) -> Any:
+        """A sampled number to a thousandth of the range, so that a name tells it exactly and two trials can meet."""
+        if self.whole or not isinstance(value, float):
+            return value
+        fine = value if self.log else self.high - self.low
+        digits = 2 - math.floor(math.log10(fine))
+        return min(max(round(value, digits), self.low), self.high)
+
 
 Domain = Choices | Range
 Suggest = Callable[[str, Domain], Scalar]
@@ -100,7 +108,8 @@ class Space:
 
     def value(self, params: Params, name: str) -> Any:
         """The value of a parameter under a choice; None where the recipe leaves it to the step's default."""
-        return params.get(name, self.fixed.get(name))
+        value, domain = params.get(name, self.fixed.get(name)), self.domains.get(name)
+        return domain.plain(value) if isinstance(domain, Range) else value
 
     def values(self, name: str) -> tuple[Any, ...]:
         """What a parameter may be: every value of a list, both ends of a range, or the one that is fixed."""
@@ -117,10 +126,13 @@ class Space:
         section, _, key = name.partition(".")
         if not key:
             return True
-        route, step = self.value(params, "route"), RUNGS[self.value(params, "quantize")].get("step")
+        route, rung = self.value(params, "route"), RUNGS[self.value(params, "quantize")]
+        step = rung.get("step")
         if section == "distill":
             return not self.known(f"{route}.{key}")
-        return bool({"int8": step == "quantize", "qat": step == "qat"}.get(section, section == route))
+        if section in ("int8", "qat"):
+            return step == {"int8": "quantize", "qat": "qat"}[section] and key not in rung
+        return bool(section == route)
 
     def sample(self, suggest: Suggest) -> Params:
         """A choice for every parameter that applies, in a fixed order."""
@@ -147,7 +159,7 @@ class Space:
         found = {}
         for full in (*self.fixed, *self.domains):
             if full.startswith(f"{name}.") and self.applies(params, full):
-                found[full.partition(".")[2]] = plain(self.value(params, full))
+                found[full.partition(".")[2]] = self.value(params, full)
         return found
 
     def holds(self, name: str, value: Any) -> bool:
@@ -163,11 +175,6 @@ class Space:
         return domain is not None and any(v == value and type(v) is type(value) for v in domain.values)
 
 
-def plain(value: Any) -> Any:
-    """A sampled number to three digits, so that a name tells it exactly and two trials can meet."""
-    return float(f"{value:.3g}") if isinstance(value, float) else value
-
-
 def _middle(domain: Domain) -> Scalar:
     if isinstance(domain, Choices):
         return domain.values[0]
@@ -175,7 +182,7 @@ def _middle(domain: Domain) -> Scalar:
     middle = math.sqrt(low * high) if domain.log else (low + high) / 2
     if domain.step:
         middle = low + round((middle - low) / domain.step) * domain.step
-    return round(middle) if domain.whole else plain(middle)
+    return round(middle) if domain.whole else domain.plain(middle)
 
 
 # --- from TOML

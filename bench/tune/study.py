@@ -12,6 +12,7 @@ NSGA-II, and 0.083, 0.088 and 0.091 at random (standard errors up to 0.0005).
 from __future__ import annotations
 
 import json
+import uuid
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.errors import ConfigError, StoreError
+from bench.store import explain_disk_errors, write_atomic
 from bench.tune.maker import Result, hide_password
-from bench.tune.space import Choices, Domain, Params, Scalar, Space, plain
+from bench.tune.space import Choices, Domain, Params, Scalar, Space
 from bench.types import Json, Quantity, digest, to_json
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 STARTUP = 6
 """Finished trials before the model of the past is used; those made by hand count."""
 JOURNAL = "study.journal"
+WORKER = "study.worker"
+"""A file in the run with the name of its worker: paths and hosts are alike on several machines."""
+BY_HAND = "made by hand: "
 _BIG = 1_000_003
 
 
@@ -55,7 +60,7 @@ class Study:
     """A study in a storage, as one worker uses it.
 
     Args:
-        worker: names this worker's run; with ``private`` no other worker knows the storage.
+        worker: names this worker's run among those of all machines; with ``private`` no other worker knows the storage.
     """
 
     def __init__(
@@ -65,10 +70,8 @@ class Study:
         self._seed = seed * _BIG + (0 if private else int(digest(worker), 16))
         self._asked: dict[int, optuna.Trial] = {}
         for trial in study.get_trials(deepcopy=False):
-            owner = trial.user_attrs.get("worker", worker if private else "")
-            if (
-                trial.state.name == "RUNNING" and owner == worker
-            ):  # its process is gone: the run's lock is ours
+            mine = private or trial.user_attrs.get("worker") == worker
+            if trial.state.name == "RUNNING" and mine:  # its process is gone: the run's lock is ours
                 self.put_back(trial.number)
 
     def ask(self) -> tuple[int, Params]:
@@ -105,10 +108,11 @@ class Study:
 
     def enqueue(self, params: Params, by_hand: str = "") -> None:
         """Queue a choice, unless one like it was tried or waits already."""
-        alike = {k: plain(v) for k, v in params.items()}
-        if not any(
-            {k: plain(v) for k, v in t.params.items()} == alike for t in self.told() if t.state != "failed"
-        ):
+
+        def shown(choice: Params) -> Params:
+            return {name: self.space.value(choice, name) for name in choice}
+
+        if not any(shown(t.params) == shown(params) for t in self.told() if t.state != "failed"):
             self._study.enqueue_trial(params, user_attrs={"by_hand": by_hand} if by_hand else None)
 
     def told(self) -> list[Told]:
@@ -121,6 +125,26 @@ class Study:
         if owner is None:
             self._study.set_user_attr(what, self.worker)
         return owner in (None, self.worker)
+
+    def made_by_hand(self, name: str, result: Result) -> None:
+        """Let all workers know what a variant of the recipe gave, whether the space has it or not."""
+        self._study.set_user_attr(f"{BY_HAND}{name}", {"worker": self.worker, "result": to_json(result)})
+
+    def by_hand(self) -> dict[str, tuple[Result, str]]:
+        """What the recipe's variants gave, and the worker that has them, by their names."""
+        attrs = self._study.user_attrs
+        found = {k.removeprefix(BY_HAND): v for k, v in attrs.items() if k.startswith(BY_HAND)}
+        return {name: (_result(about["result"]), about["worker"]) for name, about in found.items()}
+
+    def scale(self, latency: Quantity) -> Quantity:
+        """The reference's latency for all workers and sessions: the first one's, since each would find another.
+
+        On machines of one kind (the study is of no others) a common factor orders nothing anew.
+        """
+        known = self._study.user_attrs.get("scale")
+        if known is None:
+            self._study.set_user_attr("scale", to_json(latency))
+        return latency if known is None else Quantity.from_json(known)
 
     @property
     def spent(self) -> float:
@@ -219,7 +243,18 @@ def open_study(
             if storage
             else f"Give another --out, or move {journal} away: what was made is found by content",
         )
-    return Study(found, space, seed, str(folder.resolve()), private=not storage)
+    return Study(found, space, seed, _worker(folder), private=not storage)
+
+
+def _worker(folder: Path) -> str:
+    """The name of the folder's worker, drawn once."""
+    path = folder / WORKER
+    name = path.read_text().strip() if path.is_file() else ""
+    if not name:
+        name = uuid.uuid4().hex[:12]
+        with explain_disk_errors(path):
+            write_atomic(path, name.encode())
+    return name
 
 
 def check_storage(storage: str) -> None:

@@ -11,6 +11,7 @@ from bench.runtimes.onnxruntime_ import OnnxRuntime
 from bench.targets import _foretold, open_target
 from bench.types import ExportResult
 from distill import models
+from hardware_profiles.predict import Setting
 from tests.tiny import Tiny
 
 
@@ -31,8 +32,8 @@ def test_nets_are_foretold_in_one_unit_and_only_where_there_is_a_predictor():
         target = open_target(runtime, machine)
         ratio = target.foretold(small, (3, 32, 32)) / target.foretold(big, (3, 32, 32))
         assert 0.25 < ratio < 0.45  # of MACs it is 0.31, of kernels 0.5
-    assert _foretold("wasm", 1, small, (3, 32, 32)) is None
-    assert _foretold("onnxruntime", 1, small, (5, 32, 32)) is None  # it cannot be run
+    assert _foretold(Setting("wasm", "fp32"), small, (3, 32, 32)) is None
+    assert _foretold(Setting("onnxruntime", "fp32"), small, (5, 32, 32)) is None  # it cannot be run
 
 
 def test_a_runtime_that_is_not_here_says_what_to_do(monkeypatch):

@@ -15,6 +15,7 @@ pytest.importorskip("optuna")
 
 from bench import cli_tune
 from bench.errors import ConfigError, MissingError, ModelError, StepError, StoreError
+from bench.measure import power
 from bench.tune import points as pointing
 from bench.tune import search as searching
 from bench.tune import setup, space, stop, study
@@ -180,6 +181,34 @@ def test_two_choices_have_two_names_and_one_choice_one():
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) for name in names)
     again = _points()
     assert names == [again.of(params).variant for params in choices]
+
+
+def test_what_a_person_wrote_is_not_rounded_and_what_is_sampled_stays_in_its_range():
+    found = _space(
+        student={"model": ["edgefit:resnet8"], "ema": [0.9995, 0.99951], "lr": 0.012345},
+        distill={
+            "alpha": {"low": 0.9951, "high": 0.9999},
+            "weight_decay": {"low": 1e-5, "high": 1e-2, "log": True},
+        },
+    )
+    made = _points(found)
+    base = {"route": "student", "quantize": "none", "student.ema": 0.9995}
+    params = {**base, "distill.alpha": 0.99989999, "distill.weight_decay": 0.00012345}
+    step = made.of(params).recipe.variants[-1].step
+    assert (step.training.ema, step.training.lr) == (0.9995, 0.012345)
+    assert 0.9951 <= step.alpha <= 0.9999 and step.training.weight_decay == 0.000123
+    names = {made.of({**params, "student.ema": ema}).variant for ema in (0.9995, 0.99951)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("rung", ["mse", "equalize", "int8"])
+def test_a_rung_is_what_it_is_called_whatever_is_said_of_int8(rung):
+    table = {"images": 64, "ranges": "percentile", "equalize": [False, True]}
+    found = _space(quantize=["none", "int8", "equalize", "mse"], int8=table)
+    params = found.first("student", rung)
+    assert ("int8.equalize" in params) == (rung != "equalize")
+    step = _points(found).of(params).recipe.variants[-1].step
+    assert step.ranges == ("mse" if rung == "mse" else "percentile") and step.equalize == (rung == "equalize")
 
 
 def test_models_whose_names_end_alike_are_told_apart():
@@ -537,11 +566,10 @@ def test_a_space_that_is_exhausted_ends_the_search(tmp_path):
     assert {"student-kd", "resnet14"} <= set(maker.made)
 
 
-def test_nothing_that_measures_the_objective_is_said_at_once(tmp_path):
-    maker = Maker()
-    maker.make = lambda point, notify: Result(point.variant, cost=Quantity.missing("no instrument"))
-    with pytest.raises(MissingError, match="no instrument"):
-        _search(tmp_path, maker, trials=3).run()
+def test_nothing_that_measures_the_objective_is_said_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(power, "open_source", lambda device: power.Nothing(device, "no instrument"))
+    done = bench("tune", "--objective", "energy", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 7 and "no instrument" in done.stderr and not list(tmp_path.iterdir())
 
 
 # --- the study
@@ -568,6 +596,7 @@ def test_a_storage_that_cannot_be_opened_is_named_without_its_password(address):
 def test_two_workers_share_a_study_and_not_their_trials_in_progress(tmp_path):
     storage, made = f"sqlite:///{tmp_path}/s.db", _points()
     folders = [tmp_path / name for name in ("a", "b")]
+    [folder.mkdir() for folder in folders]
     one = study.open_study(made.space, 0, "s", {}, folders[0], storage)
     number, params = one.ask()
     two = study.open_study(made.space, 0, "s", {}, folders[1], storage)
@@ -576,7 +605,58 @@ def test_two_workers_share_a_study_and_not_their_trials_in_progress(tmp_path):
     assert one.claim("by hand") and not two.claim("by hand") and one.claim("by hand")
     one.tell(number, _result("x", 0.9, 1.0))
     assert two.told()[0].result == _result("x", 0.9, 1.0)
-    assert two.told()[0].worker == str(folders[0].resolve())
+    assert two.told()[0].worker == one.worker != two.worker
+
+
+def test_workers_at_the_same_path_of_two_machines_are_two(tmp_path):
+    storage, made = f"sqlite:///{tmp_path}/s.db", _points()
+    (tmp_path / "run").mkdir()
+    one = study.open_study(made.space, 0, "s", {}, tmp_path / "run", storage)
+    number, _ = one.ask()
+    (tmp_path / "run").rename(tmp_path / "elsewhere")  # another machine has nothing at that path
+    (tmp_path / "run").mkdir()
+    two = study.open_study(made.space, 0, "s", {}, tmp_path / "run", storage)
+    assert [t.state for t in two.told()] == ["running"]  # the first one's, and alive
+    one.tell(number, _result("x", 0.9, 1.0))
+    again = study.open_study(made.space, 0, "s", {}, tmp_path / "elsewhere", storage)
+    assert again.worker == one.worker
+
+
+def test_every_worker_knows_what_was_made_by_hand_and_has_one_scale(tmp_path):
+    """The front of a second worker is never below what the first one made by hand, and in the same milliseconds."""
+    storage, made = f"sqlite:///{tmp_path}/s.db", _points()
+    searches = []
+    for name, latency in (("a", 1.0), ("b", 1.3)):  # the same machine, in another mood
+        maker = Maker()
+        of_maker = maker.make
+
+        def make(point, notify, of_maker=of_maker, latency=latency):
+            result = of_maker(point, notify)
+            ratio = Quantity(result.cost.value, "ratio", provenance="measured", method="by turns")
+            reference = point.variant == "teacher"
+            return dataclasses.replace(
+                result,
+                ratio=Quantity(1.0, "ratio", provenance="measured", method="itself") if reference else ratio,
+                cost=Quantity(latency * (1.0 if reference else ratio.value), "ms", provenance="measured"),
+            )
+
+        maker.make = make
+        (tmp_path / name).mkdir()
+        opened = study.open_study(made.space, 0, "s", {}, tmp_path / name, storage)
+        budget = searching.Budget(None, clock=lambda maker=maker: maker.now)
+        trials = 2 if name == "a" else 5
+        search = searching.Search(made, opened, maker, budget, lambda *_: None, "latency", trials)
+        search.run()
+        searches.append((search, maker))
+    (one, _), (two, maker) = searches
+    assert not HAND_MADE & set(maker.made)
+    by_hand = {f.name: f for f in two.answer() if f.by_hand and f.name != "teacher"}
+    assert by_hand.keys() == HAND_MADE and not any(f.here for f in by_hand.values())
+    assert two.reference.cost == one.reference.cost and two.reference.cost.value == 1.0
+    for found in two.answer():
+        assert found.result.cost.value == pytest.approx(found.result.ratio.value), found.name
+    mine = {f.name for f in two.answer() if f.here}
+    assert set(maker.kept) <= mine | {"teacher"} and mine <= set(maker.made)
 
 
 def test_a_damaged_journal_is_an_error_that_says_what_to_do(tmp_path):
@@ -624,6 +704,53 @@ def test_mistakes_get_one_clear_paragraph_exit_2_and_leave_nothing(tmp_path, arg
 def test_a_student_that_cannot_be_built_stops_before_any_work():
     with pytest.raises(ModelError, match="edgefit:resnet9"):
         setup.prepare(setup.Options(sets=('tune.student.model=["edgefit:resnet8", "edgefit:resnet9"]',)))
+
+
+RECIPE = """
+schema = 1
+reference = "teacher"
+[data]
+spec = "digits"
+[variants.teacher]
+step = "train"
+model = "edgefit:tiny"
+[tune]
+quantize = ["none", "int8"]
+[tune.student]
+model = ["py:nets.py:small", "edgefit:tiny"]
+[tune.prune]
+macs = 0.5
+"""
+
+
+def test_another_protocol_or_edited_code_of_a_student_is_another_search(tmp_path, monkeypatch):
+    """Their results would not be found by content, and do not compare."""
+    monkeypatch.chdir(tmp_path)
+    code = "from torch import nn\ndef small(num_classes, in_channels):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes))\n"
+    (tmp_path / "nets.py").write_text(code)
+    (tmp_path / "x.toml").write_text(RECIPE)
+    before = setup.prepare(setup.Options(recipe="x.toml")).identity
+    assert setup.prepare(setup.Options(recipe="x.toml")).identity == before
+    longer = setup.Options(recipe="x.toml", sets=("protocol.max_seconds=9",))
+    assert study.differences(before, setup.prepare(longer).identity) == [
+        f"protocol.max_seconds: {before['protocol']['max_seconds']} became 9"
+    ]
+    (tmp_path / "nets.py").write_text(code + "# another\n")
+    (changed,) = study.differences(before, setup.prepare(setup.Options(recipe="x.toml")).identity)
+    assert changed.startswith("files.nets.py")
+
+
+def test_a_pruned_net_is_the_same_one_whatever_is_made_of_it(tmp_path, monkeypatch):
+    """TensorRT's int8 kernels take 32 channels at a time, those of floats 8: the net suits what may be made of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text(RECIPE.replace("py:nets.py:small", "edgefit:tinyx2"))
+    found = setup.prepare(setup.Options(recipe="x.toml", profile="jetson-xavier"))
+    points = [found.points.of(found.points.space.first("prune", rung)) for rung in ("none", "int8")]
+    assert points[0].net == points[1].net
+    nets = [found.prepared(point).plan.variant(point.net) for point in points]
+    assert nets[0].key == nets[1].key
+    cut = found.prepared(points[0]).plan.variants[1].variant.step
+    assert (cut.kind, cut.kernels) == ("prune", 32)
 
 
 def test_without_optuna_it_says_what_to_install(monkeypatch):

@@ -32,7 +32,7 @@ class Backend(abc.ABC):
         alone: no other instance works at the same time.
         precision: of the artifact, where the runtime must be told.
         engines: a folder for what :meth:`load` builds and a later process can read again; empty: there is none.
-        slow_load: loading may take minutes; the engine is told meanwhile that the worker lives.
+        slow_load, slow_first: loading, or the first call, may take minutes; the engine is told meanwhile that the worker lives.
         shape: the input's shape, set before :meth:`set_batch` where the artifact leaves height and width free.
         own_loop: it makes the timed calls by itself (:meth:`stream`); nobody here can make one at a given moment.
         calls_per_sample: of how many calls each of its samples is the mean.
@@ -49,6 +49,7 @@ class Backend(abc.ABC):
     precision = "fp32"
     engines = ""
     slow_load = False
+    slow_first = False
     shape: Optional[List[Optional[int]]] = None
 
     def __init__(self) -> None:

@@ -157,6 +157,7 @@ class TorchCudaGraph(OneBatch):
 class TorchCompile(OneBatch):
     """A ``torch.export`` program through ``torch.compile`` (inductor), for one batch size."""
 
+    slow_first = True
     LATE = (*Torch.LATE, "torch._dynamo", "torch._inductor.compile_fx")
 
     def load(self, path: str, threads: int, device: str) -> None:
