@@ -10,7 +10,7 @@ from bench.types import Json, Quantity
 from reports import rows as model
 from reports import text
 from reports.rows import Row
-from reports.verdicts import FASTER, SLOWER, outcome, place, points, several
+from reports.verdicts import SAME, SLOWER, in_words, outcome, place, points, several
 
 if TYPE_CHECKING:
     from bench.store import RunData
@@ -170,7 +170,7 @@ def _root(run: RunData, name: str) -> str:
 def chains(run: RunData, items: list[Row]) -> list[str]:
     """Sentences about chains of steps that are worse than a variant of the same root with only some of the steps.
 
-    Worse: not faster and measurably less accurate, or slower and not measurably more accurate.
+    Worse: shown to be no faster and measurably less accurate, or slower and not measurably more accurate.
     """
     read, setting = model.Predictions(run), several(items)
     names = {row.cell.variant for row in items}
@@ -198,8 +198,8 @@ def _worse(row: Row, other: Row, read: model.Predictions, setting: bool) -> str:
     lost = read.change(other.record, row.record, "test")
     if ratio.value is None or lost.value is None or lost.high is None or lost.low is None:
         return ""
-    speed = outcome(ratio)
-    if not (speed != FASTER and lost.high < 0) and not (speed == SLOWER and lost.low <= 0):
+    speed = in_words(outcome(ratio), ratio)
+    if not (speed in (SAME, SLOWER) and lost.high < 0) and not (speed == SLOWER and lost.low <= 0):
         return ""
     size = model.ratio(other.metrics["size_bytes"], row.metrics["size_bytes"])
     gain = f", though {text.ratio(size)} smaller" if size.value is not None and size.value > 1.05 else ""

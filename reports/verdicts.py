@@ -79,12 +79,7 @@ class Verdict:
 
     @property
     def said(self) -> str:
-        """The outcome in words: two predictions measure no difference, and a wide interval does not show that there is none."""
-        if self.outcome != SAME:
-            return self.outcome
-        if self.ratio.provenance == "predicted":
-            return UNSURE
-        return UNTOLD if (self.ratio.high or 1.0) > 1.0 + NOISE else SAME
+        return in_words(self.outcome, self.ratio)
 
     @property
     def told(self) -> bool:
@@ -108,6 +103,15 @@ def outcome(ratio: Quantity) -> str:
     if ratio.high < 1.0 and ratio.value < 1.0 / (1.0 + least):
         return SLOWER
     return SAME
+
+
+def in_words(found: str, ratio: Quantity) -> str:
+    """An outcome in words: two predictions measure no difference, and a wide interval does not show that there is none."""
+    if found != SAME:
+        return found
+    if ratio.provenance == "predicted":
+        return UNSURE
+    return UNTOLD if (ratio.high or 1.0) > 1.0 + NOISE else SAME
 
 
 def change(run: RunData, name: str) -> str:

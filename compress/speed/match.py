@@ -27,6 +27,7 @@ XNNPACK_OPS = {
     "Transpose": ("TRANSPOSE",),
 }
 OPENVINO_CONVERSIONS = ("FakeQuantize", "Convert")
+OPENVINO_SUFFIX = "/WithoutBiases"
 OPENVINO_LAYOUTS = ("Reorder", "Transpose")
 
 
@@ -69,7 +70,7 @@ def _openvino(graph: Graph, rows: Sequence[Json]) -> list[Kernel]:
             state = LAYOUT
         else:
             state = INT8 if row.get("kernel", "").upper().endswith(("I8", "U8")) else FLOAT
-        name = row["name"].partition("/")[0]
+        name = row["name"].removesuffix(OPENVINO_SUFFIX)  # PyTorch's own names have slashes as well
         found.append(Kernel(name, row["op"], state, (), (), layers.get(name)))
     return found
 

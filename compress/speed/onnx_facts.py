@@ -133,11 +133,16 @@ def _layers(model: onnx.ModelProto) -> dict[str, Layer]:
     found = {}
     for node in model.graph.node:
         if node.op_type in LAYERS:
-            place = 3 if node.op_type.startswith("QLinear") else 1
+            place = _weight(node)
             weight = _constant(node.input[place], makers, constants)
             shape = shapes.get(weight) or shapes.get(node.input[place]) or ()
             found[node.output[0]] = _layer(node, weight, shape, shapes.get(node.output[0], ()))
     return found
+
+
+def _weight(node: Any) -> int:
+    """The place of the weights among a layer's inputs: after the first input's scale and zero point where it is quantized."""
+    return 3 if node.op_type.startswith("QLinear") or node.op_type == "QGemm" else 1
 
 
 def _layer(node: Any, weight: str, shape: tuple[int, ...], result: tuple[int, ...]) -> Layer:
@@ -155,6 +160,8 @@ def _layer(node: Any, weight: str, shape: tuple[int, ...], result: tuple[int, ..
         return Layer(name, node.op_type, 0, 0, result[-1] if result else 0, node=node.name)
     transposed = any(a.name == "transB" and a.i for a in node.attribute)
     depth, outputs = shape[-2:][::-1] if transposed else shape[-2:]
+    if not result and "Gemm" in node.op_type:  # shape inference knows none of ONNX Runtime's own operators
+        result = (1, outputs)
     macs = prod(result) * depth if result else 0
     return Layer(name, node.op_type, macs, depth, outputs, node=node.name)
 
@@ -174,7 +181,9 @@ class _Finder:
         for output, layer in layers.items():
             node = self.makers[output]
             self.by_node[node.name] = layer
-            for name in node.input[1:]:
+            place = _weight(node)  # not scales and zero points, which layers share
+            bias = node.input[{1: 2, 3: 6 if node.op_type == "QGemm" else 8}[place] :][:1]
+            for name in (node.input[place], *bias):
                 constant = _constant(name, self.makers, constants)
                 if constant and name not in ("", node.input[0]):
                     self.by_constant.setdefault(constant, layer)

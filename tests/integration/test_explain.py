@@ -16,6 +16,7 @@ from bench.explain import explain
 from bench.explain_subject import subject_of_file, subject_of_run
 from bench.store import read_run
 from compress.quiet import quiet
+from compress.speed.facts import read_graph
 from reports.explain import render_html, render_md, render_terminal
 from tests.command import bench
 from tests.tiny import CLASSES, Tiny
@@ -51,6 +52,28 @@ def test_every_runtime_names_the_layers_and_their_time(tiny: Tiny, runtime: str,
         assert found["profiler"] in time["method"]
         assert row["sqnr_db"]["value"] is None and row["sqnr_db"]["reason"]
     assert found["profiled_ms"]["n"] == found["plain_ms"]["n"] >= 10
+
+
+def test_layers_of_a_file_of_quantized_operators_share_scales_and_are_told_apart(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """The scale of a convolution's output is an input of the next one, and QGemm's weights are its fourth input."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            images = np.random.default_rng(0).random((1, 3, 12, 12), dtype=np.float32)
+            self._left = iter([{"input": images}])
+
+        def get_next(self) -> Any:
+            return next(self._left, None)
+
+    path = tmp_path / "operators.onnx"
+    quantize_static(tiny.path("onnx"), path, Images(), quant_format=QuantFormat.QOperator)
+    graph = read_graph(path, "onnx")
+    assert sum(layer.macs for layer in graph.layers) == MACS
+    assert [k.layer.name for k in graph.kernels if k.layer] == [layer.name for layer in graph.layers]
+    assert [k.op for k in graph.kernels if k.layer] == ["QLinearConv", "QLinearConv", "QGemm"]
 
 
 def test_the_profiled_litert_model_computes_what_the_interpreter_computes(tiny: Tiny) -> None:

@@ -259,6 +259,17 @@ def test_rows_of_openvino_are_matched_by_node_and_say_their_arithmetic() -> None
     ]  # fmt: skip
 
 
+def test_names_with_slashes_as_pytorch_exports_them_are_whole_names() -> None:
+    layers = [Layer(n, "Conv", 100, 8, 8, (3, 3), node=f"/{n}/conv/Conv") for n in ("one", "two")]
+    kernels = tuple(Kernel(k.node, "Conv", FLOAT, (), (), k) for k in layers)
+    rows = [
+        {"name": f"/{name}/conv/Conv{tail}", "op": "Convolution"}
+        for name, tail in (("one", ""), ("two", "/WithoutBiases"))
+    ]
+    found = match(Graph(tuple(layers), kernels, 0, {}), "openvino", rows)
+    assert [k.layer.name for k in found if k.layer] == ["one", "two"]
+
+
 def test_nameless_operators_of_onnxruntime_are_matched_by_kind_and_order() -> None:
     rows = [
         {"name": "HARD_SWISH_7", "op": "HARD_SWISH"},

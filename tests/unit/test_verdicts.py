@@ -381,6 +381,17 @@ def test_a_chain_that_is_worse_than_one_of_its_steps_says_so(run: FakeRun) -> No
     assert line.endswith("; the difference is its quantize step.")
 
 
+def test_a_chain_whose_speed_cannot_be_told_is_not_called_worse(run: FakeRun, monkeypatch) -> None:
+    exact = rows.ratio
+
+    def wide(*given: Any, **options: Any) -> Quantity:
+        found = exact(*given, **options)
+        return dataclasses.replace(found, value=0.98, low=0.6, high=1.6) if found.value else found
+
+    monkeypatch.setattr(rows, "ratio", wide)
+    assert claims.chains(run, rows.rows(run)) == []
+
+
 def test_a_chain_whose_teacher_had_nothing_to_teach_says_so(run: FakeRun) -> None:
     steps = {
         "teacher-pruned": {"kind": "prune"},
