@@ -11,10 +11,18 @@ from bench import errors
 from bench.terminal import console, print_json, say
 
 
-def _data_options(data: str, image_size: int | None) -> Any:
+def _data_options(data: str, image_size: int | None, model: Path | None = None) -> Any:
+    """How the data is read: as the given model takes its images, but for a size that the person names."""
     from bench.steps import DataOptions
 
-    return DataOptions(spec=data, image_size=image_size)
+    if model is None:
+        return DataOptions(spec=data, image_size=image_size)
+    from distill import models
+
+    if not model.is_file():
+        raise errors.UsageError(f"There is no model file {model}")
+    pre = models.read_spec(model).preprocess
+    return DataOptions(data, image_size or pre.height, pre.resize, pre.mean, pre.std)
 
 
 data_option = click.option(
@@ -50,26 +58,23 @@ def _training(sets: tuple[str, ...], has_weights: bool = False, kind: Any = None
     return training
 
 
-def _do_step(
-    step: Any,
-    data: str,
-    image_size: int | None,
-    output: Path,
-    seed: int,
-    test: bool,
-    as_json: bool,
-    **models: Any,
-) -> int:
+def _do_step(step: Any, data: str, image_size: int | None, as_json: bool, **given: Any) -> int:
+    """Do one step with the options of its command, and show what came of it."""
+    models = (given.get("parent"), *given.get("teachers", ()))
+    result = _run(step, _data_options(data, image_size, next(filter(None, models), None)), as_json, **given)
+    return _show(result, as_json)
+
+
+def _run(step: Any, options: Any, quiet: bool, test: bool, **given: Any) -> dict[str, Any]:
     from bench import single
     from bench.progress import Progress
 
-    given = models.get("parent") or next(iter(models.get("teachers", ())), None)
-    size = image_size or (model_size(given) if given else None)
     split = "test" if test else "validation"
-    with Progress(console(), quiet=as_json) as progress:
-        result = single.run_step(
-            step, _data_options(data, size), output, seed=seed, split=split, notify=progress, **models
-        )
+    with Progress(console(), quiet=quiet) as progress:
+        return single.run_step(step, options, split=split, notify=progress, **given)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print_json(result)
         return errors.EXIT_DONE
@@ -81,7 +86,7 @@ def _do_step(
         say(f"  {note}")
     from reports.cell import render_classification
 
-    click.echo(f"{output}: {result['params']:,} parameters, {result['macs']:,} MACs")
+    click.echo(f"{result['model']}: {result['params']:,} parameters, {result['macs']:,} MACs")
     click.echo(render_classification(result["classification"]))
     return errors.EXIT_DONE
 
@@ -89,6 +94,12 @@ def _do_step(
 @click.command()
 @click.option("--model", required=True, help="edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY.")
 @click.option("--weights", default="", help="Start from these weights.")
+@click.option(
+    "--mean",
+    metavar="R,G,B",
+    help="Normalise images as the weights were trained with; default: by the data's own.",
+)
+@click.option("--std", metavar="R,G,B", help="The deviation that goes with --mean.")
 @data_option
 @size_option
 @_output_option
@@ -96,11 +107,30 @@ def _do_step(
 @_set_option
 @_test_option
 @json_option
-def train(model: str, weights: str, sets: tuple[str, ...], **rest: Any) -> int:
-    """Train one model."""
+def train(
+    model: str, weights: str, mean: str | None, std: str | None, sets: tuple[str, ...], data: str,
+    image_size: int | None, as_json: bool, **rest: Any,
+) -> int:  # fmt: skip
+    """Train one model; with --weights and --set epochs=0 import it as it is."""
+    import dataclasses
+
     from bench.steps import TrainStep
 
-    return _do_step(TrainStep(model, weights, _training(sets, bool(weights))), **rest)
+    step = TrainStep(model, weights, _training(sets, bool(weights)))
+    options = _data_options(data, image_size, Path(model) if model.endswith(".safetensors") else None)
+    if mean or std:
+        options = dataclasses.replace(options, mean=_numbers(mean), std=_numbers(std))
+    return _show(_run(step, options, as_json, **rest), as_json)
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    """``0.485,0.456,0.406`` as numbers."""
+    try:
+        return tuple(float(part) for part in (text or "").split(",") if part.strip())
+    except ValueError as err:
+        raise errors.UsageError(
+            f"--mean and --std want numbers such as 0.485,0.456,0.406, not {text!r}"
+        ) from err
 
 
 @click.command()
@@ -139,6 +169,9 @@ def distill(
     alpha: float,
     alone: bool,
     sets: tuple[str, ...],
+    data: str,
+    image_size: int | None,
+    as_json: bool,
     **rest: Any,
 ) -> int:
     """Train a student with a teacher's outputs as targets."""
@@ -150,13 +183,17 @@ def distill(
     training = _training(sets)
     step = DistillStep(tuple(map(str, teachers)), model, loss, temperature, alpha, training, inherit)
     check_distill(step)
-    code = _do_step(step, teachers=teachers, parent=student, **rest)
+    options = _data_options(data, image_size, student or teachers[0])  # the twin sees the same images
+    taught = _run(step, options, as_json, teachers=teachers, parent=student, **rest)
     if not alone:
         say("  What the same student reaches without a teacher is not known: add --alone")
-        return code
+        return _show(taught, as_json)
+    if not as_json:
+        _show(taught, as_json)
     output: Path = rest.pop("output")
     twin = output.with_name(f"{output.stem}-alone{output.suffix}")
-    return _do_step(TrainStep(model, training=training), output=twin, parent=student, **rest)
+    found = _run(TrainStep(model, training=training), options, as_json, output=twin, parent=student, **rest)
+    return _show(taught | {"alone": found} if as_json else found, as_json)
 
 
 @click.command()
@@ -259,10 +296,10 @@ def export_file(
     fmt, _ = single.FORMATS.get(output.suffix, ("", ""))
     if not fmt:
         raise errors.UsageError(f"--output must end in {', '.join(single.FORMATS)}, not {output.name!r}")
-    size = image_size or model_size(model)
+    options = _data_options(data, image_size, model)
     with Progress(console(), quiet=as_json) as progress:
         result = single.export_model(
-            model, fmt, precision, scheme, step, _data_options(data, size), output, seed=seed, notify=progress
+            model, fmt, precision, scheme, step, options, output, seed=seed, notify=progress
         )
     if as_json:
         print_json(result)
@@ -275,16 +312,6 @@ def export_file(
         )
         click.echo(f"{output}: {result['artifact']['size_bytes']:,} bytes{agrees}")
     return errors.EXIT_DONE
-
-
-def model_size(model: Path) -> int:
-    """The image size a model file was made for, read from its metadata."""
-    from distill import models
-
-    if not model.is_file():
-        raise errors.UsageError(f"There is no model file {model}")
-
-    return int(models.read_spec(model).preprocess.height)
 
 
 def trained_in_int8(model: Path) -> bool:

@@ -294,7 +294,7 @@ def _images(subject: Subject, seed: int) -> Any:
     if subject.run is None or pre is None:
         raise UsageError("how it is fed is not known")
     spec = (subject.run.manifest.get("data") or {}).get("spec", "")
-    options = DataOptions(spec=spec, image_size=pre.height, resize=pre.resize)
+    options = DataOptions(spec, pre.height, pre.resize, pre.mean, pre.std)
     return validation_images(datasets.load(datasets.index(options, seed)), SQNR_IMAGES)[1]
 
 

@@ -26,6 +26,10 @@ FORMATS = {
 }
 """What `bench export` writes: a file's ending, its format, and the runtime it is for, if there is one here."""
 
+SEEN = (
+    "validation and test here are not those of the model's training: accuracies may be of images it has seen"
+)
+
 
 def run_step(
     step: Step,
@@ -55,8 +59,12 @@ def run_step(
 
     index = datasets.index(data, seed)
     for path in (parent, *teachers):
-        if path is not None:
-            _check_fits(path, index)
+        if path is not None and not _fits(path, index):
+            raise ModelError(
+                f"{path.name} may have been trained on images that are held out here",
+                f"validation and test of {index.spec} with seed {seed} are not those of its training",
+                "Give the --data and --seed that it was trained with",
+            )
     _check_output(output)
     work = output.with_name(output.name + ".work")
     with explain_disk_errors(output):
@@ -101,22 +109,16 @@ def _check_output(output: Path) -> None:
         raise UsageError(f"--output {output} cannot be written", f"{parent} is a file")
 
 
-def _check_fits(model: Path, index: Any) -> None:
-    """Refuse a model that knows other classes or takes other images than the data has."""
+def _fits(model: Path, index: Any) -> bool:
+    """Refuse a model of other classes or channels than the data's; whether validation and test are new to it."""
     from distill import models
+    from distill.train import check_classes, unseen
 
     if not model.is_file():
         raise UsageError(f"There is no model file {model}")
     spec = models.read_spec(model)
-    wanted, given = (spec.classes, spec.channels), (len(index.classes), index.channels)
-    if wanted != given:
-        raise ModelError(
-            f"{model.name} does not fit the data {index.spec}",
-            "a model of {} classes and {}-channel images, data of {} classes and {} channels".format(
-                *wanted, *given
-            ),
-            "Give the data it was trained on with --data",
-        )
+    check_classes(spec, index, f"model {model.name}")
+    return unseen(spec, index)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -164,7 +166,7 @@ def export_model(
     from distill import data as datasets
 
     index = datasets.index(data, seed)
-    _check_fits(model, index)
+    seen = not _fits(model, index)
     _check_output(output)
     dataset = datasets.load(index)
     lent: dict[str, Any] = {}
@@ -182,7 +184,7 @@ def export_model(
         "artifact": to_json(result.artifact),
         "file": str(output),
         "parity": result.parity,
-        "notes": list(result.notes),
+        "notes": [*result.notes, *([SEEN] if seen else [])],
         "ladder": list(result.ladder),
     }
 

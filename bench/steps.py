@@ -8,11 +8,17 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How a data set is read. ``image_size`` None keeps the native size (digits: 8, CIFAR: 32)."""
+    """How a data set is read. ``image_size`` None keeps the native size (digits: 8, CIFAR: 32).
+
+    ``mean`` and ``std`` of each channel (of pixels from 0 to 1) normalise the images; empty: those of the training images.
+    Weights that are imported want what they were trained with.
+    """
 
     spec: str = "digits"
     image_size: int | None = None
     resize: str = "stretch"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     calibration: int = 512
     root: str = "~/.cache/edgefit"
 

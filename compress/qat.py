@@ -104,7 +104,7 @@ def run_qat(step: QatStep, ctx: StepContext) -> StepResult:
     module.load_state_dict(_shared(graph, module), strict=False)
     quantization = _quantization(graph, trained, data, step)
     path = ctx.workdir / "model.safetensors"
-    models.save(module, replace(spec, quantization=quantization), path)
+    models.save(module, replace(spec, quantization=quantization, held_out=data.index.held_out), path)
     found = ", ".join(f"{fmt} {accuracy:.4f}" for fmt, accuracy in quantization["accuracy"].items())
     notes = (
         *outcome.notes,

@@ -8,18 +8,18 @@ set defines are kept, the others are cut from train, class by class.
 from __future__ import annotations
 
 import hashlib
-import os
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError, DataError, nearest
 from bench.steps import DataOptions
 from bench.types import Json, Preprocess, digest
-from distill import sources
+from distill import pixels, sources
 from distill.sources import Listing, Sample
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ class DataIndex:
     options: DataOptions
     seed: int
     samples: dict[str, tuple[Sample, ...]] = field(repr=False)
+
+    @cached_property
+    def held_out(self) -> str:
+        """A digest of the classes and of the images of validation and test: what no training of these splits has seen."""
+        images = {name: [[s.content, s.label] for s in self.samples[name]] for name in ("validation", "test")}
+        return digest([self.classes, images])
 
     def to_json(self) -> Json:
         """The summary for a run's manifest: everything but the list of images."""
@@ -90,6 +96,9 @@ def index(options: DataOptions, seed: int) -> DataIndex:
         "seed": seed,
         "splits": {name: [[s.content, s.label] for s in splits[name]] for name in SPLITS},
     }
+    if options.mean:
+        _check_channels(options, listed.channels)
+        identity |= {"mean": options.mean, "std": options.std}
     numbers = range(len(listed.classes))
     per_class = {name: Counter(s.label for s in splits[name]) for name in SPLITS}
     return DataIndex(
@@ -122,8 +131,24 @@ def check_options(options: DataOptions) -> None:
         raise ConfigError(
             f"There is no resize {options.resize!r}", todo=nearest(options.resize, ["stretch", "crop"])
         )
+    numbers = (*options.mean, *options.std)
+    wrong = not all(map(math.isfinite, numbers)) or not all(s > 0 for s in options.std)
+    if wrong or len(options.mean) != len(options.std):
+        raise ConfigError(
+            "mean and std go together: a number for each channel, std above 0",
+            f"mean = {list(options.mean)}, std = {list(options.std)}",
+            "ImageNet's: mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]",
+        )
     if options.calibration < 1:
         raise ConfigError("calibration must be at least 1 image", str(options.calibration))
+
+
+def _check_channels(options: DataOptions, channels: int) -> None:
+    if len(options.mean) != channels:
+        raise ConfigError(
+            f"mean and std are of {len(options.mean)} channels, the images of {options.spec} have {channels}",
+            todo="Give one number for each channel",
+        )
 
 
 def split(listed: Listing, calibration: int, seed: int) -> tuple[dict[str, list[Sample]], list[str]]:
@@ -283,12 +308,9 @@ class Dataset:
             bounds[name] = (start, start + len(self.labels[name]))
             start = bounds[name][1]
         _, channels, height, width = self.images["test"].shape
-        temporary = folder / f"images.{os.getpid()}.npy"
-        out = np.lib.format.open_memmap(temporary, "w+", np.uint8, (start, height, width, channels))
-        for name, (first, last) in bounds.items():
-            out[first:last] = self.images[name].numpy().transpose(0, 2, 3, 1)
-        out.flush()
-        temporary.replace(folder / "images.npy")
+        with pixels.mapped(folder / "images.npy", (start, height, width, channels)) as out:
+            for name, (first, last) in bounds.items():
+                out[first:last] = self.images[name].numpy().transpose(0, 2, 3, 1)
         np.save(folder / "labels.npy", np.concatenate([self.labels[name].numpy() for name in bounds]))
         return bounds
 
@@ -316,14 +338,15 @@ def load(index: DataIndex) -> Dataset:
 
     height, width = index.size
     total = sum(index.counts.values()) * index.channels * height * width
-    on_disk = total > available_memory() / 2
+    on_disk = total > pixels.available_memory() / 2
     images, labels = {}, {}
     for name in SPLITS:
         shape = (index.counts[name], index.channels, height, width)
         array = _on_disk(index, name, shape) if on_disk else _decode(index, name, np.empty(shape, np.uint8))
         images[name] = torch.from_numpy(array)
         labels[name] = torch.tensor([s.label for s in index.samples[name]], dtype=torch.int64)
-    mean, std = _moments(images["train"].numpy())
+    given = index.options.mean, index.options.std
+    mean, std = given if given[0] else pixels.moments(images["train"].numpy())
     pre = Preprocess(height, width, index.channels, mean, std, index.options.resize, "bilinear")
     return Dataset(index, pre, images, labels)
 
@@ -343,11 +366,8 @@ def _on_disk(index: DataIndex, name: str, shape: tuple[int, ...]) -> NDArray[np.
     try:
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f"{index.digest}-{name}.{os.getpid()}.npy"
-            out = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            _decode(index, name, out)
-            out.flush()
-            temporary.replace(path)
+            with pixels.mapped(path, shape) as out:
+                _decode(index, name, out)
         mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r+")
     except OSError as error:
         raise DataError(
@@ -356,26 +376,3 @@ def _on_disk(index: DataIndex, name: str, shape: tuple[int, ...]) -> NDArray[np.
             "Free some memory or disk, choose a smaller image_size, or another root",
         ) from error
     return mapped
-
-
-def _moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of pixels scaled to 0..1, from exact histograms."""
-    import numpy as np
-
-    count = np.zeros((images.shape[1], 256), dtype=np.int64)
-    for start in range(0, len(images), 1024):
-        for channel in range(images.shape[1]):
-            count[channel] += np.bincount(images[start : start + 1024, channel].ravel(), minlength=256)
-    level = np.arange(256) / 255
-    share = count / count.sum(axis=1, keepdims=True)
-    mean = share @ level
-    std = np.sqrt(np.maximum(share @ level**2 - mean**2, 0))
-    std[std < 1e-6] = 1.0  # a constant channel: leave its scale alone
-    return tuple(round(float(m), 6) for m in mean), tuple(round(float(s), 6) for s in std)
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be used without swapping."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)

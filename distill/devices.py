@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError
@@ -23,11 +24,14 @@ def native_bf16() -> bool:
     """Whether this CPU multiplies in bf16 (AVX512-BF16, AMX, ARM BF16). Emulated, it is slow."""
     import torch
 
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    capabilities = torch.cpu.get_capabilities()
-    if capabilities.get("architecture") != "x86_64":
+    if platform.machine().lower() in ("aarch64", "arm64"):
         return True
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    if ask is None:  # torch 2.9 cannot say, and fp32 is right everywhere
+        return False
+    capabilities = ask()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

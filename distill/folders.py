@@ -26,25 +26,30 @@ IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".
 GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L"})
 SPLITS = {
     "train": "train",
+    "training": "train",
     "validation": "validation",
     "val": "validation",
     "valid": "validation",
     "test": "test",
+    "testing": "test",
 }
 IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 TOLERATED = 0.01
 """Share of files that may be damaged or no images before the data set is refused."""
-MEMO = 1
+MEMO = 2
+DEEP = 4096
+"""16-bit images that all stay below this hold 12 bits or fewer, as cameras and scanners write them."""
 
 
 class Finding(NamedTuple):
-    """What one look at a file told: ``error`` is empty for a good image."""
+    """What one look at a file told: ``error`` is empty for a good image; ``peak`` is the largest of more than 8 bits."""
 
     content: str
     height: int
     width: int
     grey: bool
     error: str
+    peak: int = 0
 
 
 def list_folder(root: Path, memo_folder: Path) -> Listing:
@@ -82,6 +87,12 @@ def list_folder(root: Path, memo_folder: Path) -> Listing:
         ]
         for split, by_class in splits.items()
     }
+    peak = max((f.peak for f in usable), default=0)
+    if 0 < peak < DEEP:
+        notes.append(
+            f"its 16-bit images hold no value above {peak}: read as 16 bits they are nearly black; "
+            "scale them to the whole range first"
+        )
     channels = 1 if all(f.grey for f in usable) else 3
     size = (median_low(f.height for f in usable), median_low(f.width for f in usable)) if usable else (1, 1)
     return Listing(classes, channels, size, listed, tuple(skipped), tuple(notes))
@@ -214,12 +225,15 @@ def _look(path: Path) -> Finding:
                 width, height = height, width
             image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
+            if image.mode == "F":
+                raise ValueError("floating-point pixels, whose range is not known: store 8 or 16 bits")
+            peak = int(image.getextrema()[1]) if image.mode.startswith("I") else 0  # type: ignore[arg-type]
     except Exception as error:  # a damaged file makes PIL's decoders raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # PIL names the buffer it read from, which says nothing to a person.
         reason = "not an image inside" if "cannot identify image file" in reason else reason
         return Finding(content, 0, 0, True, f"cannot be decoded: {reason}")
-    return Finding(content, height, width, grey, "")
+    return Finding(content, height, width, grey, "", peak)
 
 
 def _inspect_all(root: Path, paths: list[Path], memo_folder: Path) -> tuple[dict[Path, Finding], list[str]]:
@@ -258,7 +272,7 @@ def _read_memo(path: Path) -> dict[str, list[Any]]:
     try:
         memo = json.loads(path.read_text())
         files = memo["files"] if memo["version"] == MEMO else {}
-        types = [int, int, str, int, int, bool, str]
+        types = [int, int, str, int, int, bool, str, int]
         return {k: v for k, v in files.items() if isinstance(v, list) and [type(x) for x in v] == types}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

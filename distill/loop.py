@@ -118,6 +118,11 @@ class Trainer:
             self._started, self._done = time.monotonic(), 0
             while len(self.history) < self.options.epochs and not self._out_of_patience():
                 self._one_epoch()
+        if len(self.history) < self.options.epochs:
+            self.notes.append(
+                f"stopped after {len(self.history)} of {self.options.epochs} epochs: "
+                f"none of the last {self.options.patience} was better than epoch {self.best['epoch']}"
+            )
         self.model.load_state_dict(self.best["state"])
         self.model.eval()
         notes = (self._taught, *self.notes) if self._taught else tuple(self.notes)
@@ -215,7 +220,8 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         if not self.options.patience or self.best["epoch"] is None:
             return False
-        return len(self.history) - int(self.best["epoch"]) >= self.options.patience
+        since = max(int(self.best["epoch"]), self.options.freeze_epochs)  # a head alone ends early
+        return len(self.history) - since >= self.options.patience
 
     def epoch(self, number: int) -> Json:
         """One pass over train; returns epoch (from 1), lr, train_loss, seconds, images_per_second.

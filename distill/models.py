@@ -31,7 +31,8 @@ class ModelSpec:
     ``widths``: those unlike ``arch``'s (:data:`distill.widths.Widths`); ``removed``: modules of ``arch`` that
     are gone (their input is their output); ``quantization``: what training with simulated int8 found, for the
     exporters; ``sparsity``: ``2:4`` or ``unstructured`` when weights are zero on purpose, which training
-    keeps so.
+    keeps so; ``held_out``: the images that its training did not see (:attr:`distill.data.DataIndex.held_out`), where
+    it was trained here.
     """
 
     arch: str
@@ -43,6 +44,7 @@ class ModelSpec:
     removed: tuple[str, ...] = ()
     quantization: Json = field(default_factory=dict)
     sparsity: str = ""
+    held_out: str = ""
 
 
 def build(arch: str, classes: int, channels: int, weights: str = "") -> nn.Module:
@@ -284,7 +286,7 @@ def read_spec(path: Path) -> ModelSpec:
         return ModelSpec(
             data["arch"], data["classes"], data["channels"], tuple(data["labels"]),
             Preprocess.from_json(data["preprocess"]), data["widths"], tuple(data.get("removed", ())),
-            data.get("quantization", {}), data.get("sparsity", ""),
+            data.get("quantization", {}), data.get("sparsity", ""), data.get("held_out", ""),
         )  # fmt: skip
     except FileNotFoundError as error:
         raise ModelError(f"The model {path} does not exist") from error

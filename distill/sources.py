@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import importlib.util
 import os
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ def _torchvision(name: str, root: Path) -> Any:
     if path.is_file():
         try:
             return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             path.replace(path.with_suffix(".damaged"))
     arrays: dict[str, NDArray[Any]] = {}
     for split in ("train", "test"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from distill.teachers import Distillation
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from distill.data import Dataset
+    from distill.data import DataIndex, Dataset
     from distill.loop import Objective
 
 CHOICES = {
@@ -127,8 +128,12 @@ def run_train(step: TrainStep, ctx: StepContext) -> StepResult:
         )
     data: Dataset = ctx.data()
     spec, module, notes = _student(step.model, step.weights, ctx, data)
-    if not step.training.epochs and notes:
-        raise ModelError(f"{step.model} cannot be imported without training", notes[0], "Give it some epochs")
+    if not step.training.epochs:
+        if notes:
+            raise ModelError(
+                f"{step.model} cannot be imported without training", notes[0], "Give it some epochs"
+            )
+        notes = _fed_alike(module, ctx, data)
     loss = label_loss(step.training, data)
 
     def objective(model: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
@@ -168,6 +173,20 @@ def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
     labels = label_loss(step.training, data)
     objective = kd_objective(step.loss, step.temperature, step.alpha, teachers, labels)
     return _finish(step, ctx, data, module, spec, objective, notes)
+
+
+def _fed_alike(module: nn.Module, ctx: StepContext, data: Dataset) -> tuple[str, ...]:
+    """What should be known of how an imported model is fed: it wants the mean and deviation that it was trained with."""
+    if data.index.options.mean:
+        return ()
+    pre, own = data.preprocess, getattr(module, "pretrained_cfg", None) or {}
+    known = f" (its library says mean {own['mean']}, std {own['std']})" if own.get("mean") else ""
+    text = (
+        f"images are normalised with the mean {pre.mean} and deviation {pre.std} of these training images; "
+        f"set data.mean and data.std to those of the imported weights{known}"
+    )
+    ctx.notify("warning", {"variant": ctx.variant, "text": text})
+    return (text,)
 
 
 def inherit(student: nn.Module, teacher: nn.Module) -> str:
@@ -227,22 +246,46 @@ def _start(arch: str, weights: str, data: Dataset, seed: int) -> tuple[ModelSpec
 
 
 def made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
-    """Load a model that must know ``data``'s classes and take its images."""
+    """Load a model that must know ``data``'s classes, take its images, and not have been trained on those held out.
+
+    Raises:
+        ModelError: says what differs.
+    """
     module, spec = models.load(path)
-    if spec.labels != data.index.classes:
-        raise ModelError(
-            f"The {role} knows other classes than the data set {data.index.spec}",
-            f"{len(spec.labels)} classes {', '.join(spec.labels[:5])} and {len(data.index.classes)} classes "
-            f"{', '.join(data.index.classes[:5])}",
-            f"Train the {role} on the same data",
-        )
+    check_classes(spec, data.index, role)
     if spec.preprocess != data.preprocess:
         raise ModelError(
-            f"The {role} was made for other images than the data set {data.index.spec}",
+            f"The {role} takes other images than the data set {data.index.spec} gives",
             f"{spec.preprocess} and {data.preprocess}",
-            f"Train the {role} on the same data, with the same image_size, resize and seed",
+            f"Train the {role} on the same data, or read the data as it does: image_size, resize, mean and std",
+        )
+    if not unseen(spec, data.index):
+        raise ModelError(
+            f"The {role} may have been trained on images that are held out here",
+            f"validation and test of {data.index.spec} with seed {data.index.seed} are not those of its training",
+            "Give the data and the seed that it was trained with",
         )
     return module, spec
+
+
+def check_classes(spec: ModelSpec, index: DataIndex, role: str) -> None:
+    """Raise ModelError for a model of other classes, or of the same in another order, or of other channels."""
+    if spec.labels == index.classes and spec.channels == index.channels:
+        return
+    mine, theirs = (
+        f"{len(names)} classes {', '.join(names[:5])}{', ...' if len(names) > 5 else ''} of {channels}-channel images"
+        for names, channels in ((spec.labels, spec.channels), (index.classes, index.channels))
+    )
+    raise ModelError(
+        f"The {role} does not fit the data set {index.spec}",
+        f"{mine}; and {theirs}",
+        "Give the data it was trained on with --data",
+    )
+
+
+def unseen(spec: ModelSpec, index: DataIndex) -> bool:
+    """Whether a model's training held out the same images; True where that is not known of it."""
+    return not spec.held_out or spec.held_out == index.held_out
 
 
 def check_float(spec: ModelSpec, role: str) -> None:
@@ -287,7 +330,7 @@ def _finish(
     )  # fmt: skip
     outcome = trainer.run()
     path = ctx.workdir / "model.safetensors"
-    models.save(module, spec, path)
+    models.save(module, replace(spec, held_out=data.index.held_out) if outcome.history else spec, path)
     return StepResult(
         model=path,
         macs=macs,

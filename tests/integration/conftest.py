@@ -14,6 +14,8 @@ from distill import data
 from distill.data import Dataset
 from tests.command import bench_process
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""Two threads of such nets only wait for each other, most of all on a busy machine; and bits depend on their number."""
 RECIPE = Path(__file__).with_name("tiny.toml")
 DigitsAt = Callable[[int | None], Dataset]
 
@@ -53,6 +55,6 @@ def finished(tmp_path_factory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            done = bench_process(*run_arguments(), cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            done = bench_process(*run_arguments(), cwd=folder, env=ONE_THREAD)
             assert done.returncode == 0, done.stderr[-3000:]
     return folder

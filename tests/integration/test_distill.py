@@ -208,7 +208,7 @@ def test_an_ensemble_teaches_and_the_teacher_that_does_not_fit_is_named(
     assert not same(both.model, one.model)
     module, spec = models.load(second)
     models.save(module, replace(spec, labels=tuple("abcdefghij")), tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match="teacher small knows other classes"):
+    with pytest.raises(ModelError, match="teacher small does not fit the data"):
         train.run_distill(
             step, context(digits, tmp_path, teachers=(teacher.model, tmp_path / "other.safetensors"))
         )

@@ -20,7 +20,7 @@ from bench.runtimes.worker import Worker
 from bench.store import Run, read_run
 from bench.types import Cell
 from tests.command import PROGRAM, bench, bench_process
-from tests.integration.conftest import RECIPE, run_arguments
+from tests.integration.conftest import ONE_THREAD, RECIPE, run_arguments
 
 
 def _cells(folder, **where):
@@ -285,7 +285,7 @@ def test_a_damaged_artifact_and_a_damaged_record_are_made_again(finished, tmp_pa
     victim.write_bytes(victim.read_bytes()[:-100])
     lines = (tmp_path / "run" / "records.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "run" / "records.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
-    done = bench_process(*run_arguments(), cwd=tmp_path)
+    done = bench_process(*run_arguments(), cwd=tmp_path, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "damaged" in done.stderr and victim.name in done.stderr.replace("\n", "")
     after = read_run(tmp_path / "run")
@@ -302,12 +302,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_variants(finished, tmp_p
     random.seed(5)
     for _ in range(3 if whole else 1):
         process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD
         )
         time.sleep(random.uniform(4, 16))
         process.kill()
         process.wait()
-    done = bench_process(*run_arguments(), *some, cwd=tmp_path)
+    done = bench_process(*run_arguments(), *some, cwd=tmp_path, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr[-2000:]
     undisturbed, killed = read_run(finished / "run"), read_run(tmp_path / "run")
     if whole:

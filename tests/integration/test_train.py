@@ -267,6 +267,14 @@ def test_patience_stops_early(digits: Dataset, tmp_path: Path) -> None:
     result = train.run_train(TrainStep("edgefit:tiny", training=options), context(digits, tmp_path))
     assert result.best_epoch is not None
     assert len(result.history) == result.best_epoch + 2 < 30
+    assert any(f"stopped after {len(result.history)} of 30 epochs" in note for note in result.notes)
+
+
+def test_patience_begins_when_the_whole_model_trains(digits: Dataset, tmp_path: Path) -> None:
+    """A head on a frozen backbone is as good as it gets after an epoch or two."""
+    options = replace(QUICK, epochs=7, freeze_epochs=4, patience=2, lr=1e-12, ema=0.0, weight_decay=0.0)
+    result = train.run_train(TrainStep("edgefit:tiny", training=options), context(digits, tmp_path))
+    assert len(result.history) >= 6
 
 
 def test_a_frozen_backbone_keeps_its_bits(digits: Dataset, tmp_path: Path, teacher: StepResult) -> None:
@@ -367,13 +375,16 @@ def test_distillation_refuses_what_cannot_work(digits: Dataset, tmp_path: Path, 
         train.run_distill(replace(step, model=""), context(digits, tmp_path, teachers=(teacher.model,)))
     module, spec = models.load(teacher.model)
     models.save(module, replace(spec, labels=tuple("abcdefghij")), tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match="teacher teacher knows other classes"):
+    with pytest.raises(ModelError, match="teacher teacher does not fit the data"):
         train.run_distill(step, context(digits, tmp_path, teachers=(tmp_path / "other.safetensors",)))
     models.save(
         module, replace(spec, preprocess=replace(spec.preprocess, mean=(0.1,))), tmp_path / "pre.safetensors"
     )
-    with pytest.raises(ModelError, match="made for other images"):
+    with pytest.raises(ModelError, match="takes other images"):
         train.run_distill(step, context(digits, tmp_path, teachers=(tmp_path / "pre.safetensors",)))
+    models.save(module, replace(spec, held_out="others"), tmp_path / "seen.safetensors")
+    with pytest.raises(ModelError, match="trained on images that are held out here"):
+        train.run_distill(step, context(digits, tmp_path, teachers=(tmp_path / "seen.safetensors",)))
 
 
 def test_weights_for_a_file_that_has_its_own_are_refused(
@@ -405,7 +416,12 @@ def test_a_finished_model_can_be_imported_without_training(
     result = train.run_train(step, context(digits, tmp_path / "run"))
     assert same(result, teacher)
     assert (result.history, result.best_epoch) == ((), None)
-    assert "imported without training" in result.notes[0]
+    said, done = result.notes
+    assert "set data.mean and data.std" in said and "imported without training" in done
+    options = replace(digits.index.options, mean=digits.preprocess.mean, std=digits.preprocess.std)
+    asked = replace(digits, index=replace(digits.index, options=options))
+    again = train.run_train(step, context(asked, tmp_path / "asked"))
+    assert len(again.notes) == 1 and models.read_spec(again.model).held_out == ""
 
 
 def test_a_model_with_other_outputs_is_refused(digits: Dataset, tmp_path: Path) -> None:
@@ -456,6 +472,14 @@ def test_fp16_on_a_cpu_is_refused_and_auto_never_emulates() -> None:
         devices.resolve_precision("fp16", cpu)
     assert (devices.resolve_precision("auto", cpu) is torch.bfloat16) == devices.native_bf16()
     assert devices.resolve_precision("fp32", cpu) is None
+
+
+def test_a_torch_that_cannot_say_what_the_cpu_has_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not devices.native_bf16()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert devices.resolve_precision("auto", torch.device("cpu")) is None
 
 
 def test_weighted_training_keeps_the_epoch_that_knows_all_classes_best(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,9 +18,8 @@ from bench.store import Run, read_run
 from bench.tune import maker as making
 from bench.tune import setup, stop
 from tests.command import PROGRAM, bench, bench_process
+from tests.integration.conftest import ONE_THREAD
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-"""These nets are too small for two threads, which only wait for each other on a busy machine."""
 COMMAND = ["tune", "--recipe", "search.toml", "--trials", "2"]
 RECIPE = """
 schema = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 from bench.errors import ConfigError, DataError, UsageError
 from bench.steps import DataOptions
-from distill import data, folders, sources
+from distill import data, folders, pixels, sources
 from distill.sources import Listing, Sample
 
 REAL = Path(os.environ.get("EDGEFIT_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -126,13 +127,18 @@ def test_missing_splits_are_cut_by_class_and_renaming_the_folder_keeps_the_diges
     assert data.index(options(tmp_path / "b", tmp_path), 0).digest != one.digest
 
 
-@pytest.mark.parametrize("name", ["validation", "val", "valid", "Val"])
-def test_official_splits_are_kept_and_copies_leave_train(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("train", "name", "test"),
+    [("train", "validation", "test"), ("train", "valid", "test"), ("Training", "Val", "Testing")],
+)
+def test_official_splits_are_kept_and_copies_leave_train(
+    tmp_path: Path, train: str, name: str, test: str
+) -> None:
     root = tmp_path / "d"
-    flat(root / "train", {"a": 20, "b": 20})
+    flat(root / train, {"a": 20, "b": 20})
     flat(root / name, {"a": 4, "b": 4}, first=100)
-    flat(root / "test", {"a": 5, "b": 5}, first=200)
-    (root / "train" / "a" / "copy.png").write_bytes((root / "test" / "a" / "000.png").read_bytes())
+    flat(root / test, {"a": 5, "b": 5}, first=200)
+    (root / train / "a" / "copy.png").write_bytes((root / test / "a" / "000.png").read_bytes())
     one = data.index(options(root, tmp_path), 0)
     assert (one.counts["validation"], one.counts["test"]) == (8, 10)
     assert one.counts["train"] + one.counts["calibration"] == 40
@@ -233,7 +239,11 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         data.index(DataOptions(spec=str(tmp_path)), 0)
     with pytest.raises(UsageError, match="needs a path"):
         data.index(DataOptions(spec="folder:"), 0)
-    for wrong in ({"image_size": 0}, {"resize": "strech"}, {"calibration": 0}):
+    for wrong in (
+        {"image_size": 0}, {"resize": "strech"}, {"calibration": 0}, {"mean": (0.5,)}, {"std": (0.5,)},
+        {"mean": (0.5,), "std": (0.0,)}, {"mean": (float("nan"),), "std": (0.5,)},
+        {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},  # the digits are grey
+    ):  # fmt: skip
         with pytest.raises(ConfigError):
             data.index(replace(DataOptions(), **wrong), 0)
 
@@ -274,12 +284,76 @@ def test_large_data_is_kept_in_a_file_with_the_same_pixels(
 ) -> None:
     index = data.index(options(flat(tmp_path / "d", {"a": 9, "b": 9}), tmp_path), 0)
     in_memory = data.load(index)
-    monkeypatch.setattr(data, "available_memory", lambda: 100)
+    monkeypatch.setattr(pixels, "available_memory", lambda: 100)
     for _ in range(2):
         on_disk = data.load(index)
         for name in data.SPLITS:
             assert bool((on_disk.images[name] == in_memory.images[name]).all())
     assert len(list((tmp_path / "root" / "cache").iterdir())) == 4
+
+
+def test_a_full_disk_or_an_interrupt_leaves_nothing_of_the_decoded_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its room is claimed before a page is written: through a map, a full disk would end the process."""
+    index = data.index(options(flat(tmp_path / "d", {"a": 9, "b": 9}), tmp_path), 0)
+    loaded = data.load(index)
+    monkeypatch.setattr(pixels, "available_memory", lambda: 100)
+
+    def full(file: int, start: int, size: int) -> None:
+        assert size > 18 * 3 * 64 / 4
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "posix_fallocate", full, raising=False)
+        with pytest.raises(DataError, match=r"do not fit in memory.*No space left"):
+            data.load(index)
+        with pytest.raises(OSError, match="No space left"):
+            loaded.write_eval(tmp_path / "eval")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "pixels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.load(index)
+    assert not list((tmp_path / "root" / "cache").iterdir()) and not list((tmp_path / "eval").iterdir())
+
+
+def test_images_are_normalised_as_asked_or_by_those_of_train(tmp_path: Path) -> None:
+    root = flat(tmp_path / "d", {"a": 9, "b": 9})
+    own = data.index(options(root, tmp_path), 0)
+    asked = data.index(options(root, tmp_path, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.25)), 0)
+    assert asked.digest != own.digest and asked.held_out == own.held_out
+    loaded, plain = data.load(asked), data.load(own)
+    assert (loaded.preprocess.mean, loaded.preprocess.std) == ((0.4, 0.5, 0.6), (0.2, 0.2, 0.25))
+    pixels_, found = loaded.images["test"][:1], loaded.normalise(loaded.images["test"][:1])
+    assert found[0, 2].numpy() == pytest.approx((pixels_[0, 2].numpy() / 255 - 0.6) / 0.25, abs=1e-5)
+    assert plain.normalise(plain.images["train"]).mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert data.index(options(root, tmp_path), 1).held_out != own.held_out
+
+
+def test_moments_are_exact_whatever_is_counted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 4), dtype=np.uint8)
+    whole = pixels.moments(images)
+    monkeypatch.setattr(pixels, "MOMENT_PIXELS", 45)
+    assert pixels.moments(images) == whole
+    np.testing.assert_allclose(whole[1], (images / 255).std(axis=(0, 2, 3)), atol=1e-6)
+
+
+def test_pixels_of_an_unknown_range_are_refused_and_dark_ones_are_said(tmp_path: Path) -> None:
+    root = flat(tmp_path / "d", {"a": 200, "b": 9}, "L")
+    Image.fromarray(np.full((10, 12), 0.5, np.float32)).save(root / "a" / "float.tif")
+    twelve = np.random.default_rng(0).integers(0, 4096, (10, 12)).astype(np.uint16)
+    Image.fromarray(twelve).save(root / "a" / "deep.png")
+    for _ in range(2):  # and as remembered
+        found = data.index(options(root, tmp_path), 0)
+        assert [(name, "floating-point pixels" in why) for name, why in found.skipped] == [
+            ("a/float.tif", True)
+        ]
+        assert any("no value above" in note and "nearly black" in note for note in found.notes)
+    Image.fromarray(np.full((10, 12), 65535, np.uint16)).save(root / "a" / "bright.png")
+    assert not any("nearly black" in note for note in data.index(options(root, tmp_path), 0).notes)
 
 
 def test_a_file_that_vanishes_after_the_index_is_named(tmp_path: Path) -> None:
@@ -346,6 +420,9 @@ def test_a_torchvision_set_is_converted_once(tmp_path: Path, monkeypatch: pytest
     assert one == data.index(chosen, 0)
     assert opened == [True, False]
     assert (one.counts["test"], one.size, one.classes) == (10, (32, 32), ("plane", "car"))
+    (array,) = (tmp_path / "arrays").iterdir()
+    array.write_bytes(array.read_bytes()[:2000])  # a copy that was cut
+    assert data.index(chosen, 0) == one and opened == [True, False, True, False]
     loaded = data.load(one)
     row = int(one.samples["test"][3].key.split("/")[1])
     np.testing.assert_array_equal(
