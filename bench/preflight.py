@@ -211,14 +211,11 @@ def check_models(prepared: Prepared, path: Path, load_weights: bool = True) -> N
     )
     if not todo:
         return
-    from distill import models
+    from distill.train import check_start
 
-    index, problems = prepared.index, list[EdgefitError]()
+    problems = list[EdgefitError]()
     for model, weights in todo:
-        if model.endswith(".safetensors"):
-            _try(problems, lambda m=model: models.load(Path(m).expanduser()))
-        else:
-            _try(problems, lambda m=model, w=weights: models.build(m, len(index.classes), index.channels, w))
+        _try(problems, lambda m=model, w=weights: check_start(m, w, prepared.index))
     if problems:
         raise _together(problems)
 

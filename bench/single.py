@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.errors import ModelError, UsageError, nearest
+from bench.errors import UsageError, nearest
 from bench.steps import DataOptions, QuantizeStep, Step
 from bench.types import Artifact, Json, Notify, StepContext, Target, to_json
 
@@ -56,15 +56,13 @@ def run_step(
         raise UsageError(f"--output must end in .safetensors, not {output.name!r}")
     from bench.store import explain_disk_errors
     from distill import data as datasets
+    from distill.train import check_unseen
 
     index = datasets.index(data, seed)
     for path in (parent, *teachers):
-        if path is not None and not _fits(path, index):
-            raise ModelError(
-                f"{path.name} may have been trained on images that are held out here",
-                f"validation and test of {index.spec} with seed {seed} are not those of its training",
-                "Give the --data and --seed that it was trained with",
-            )
+        if path is not None:
+            check_unseen(_held_out(path, index), index, f"model {path.name}")
+    datasets.check_channels(index)
     _check_output(output)
     work = output.with_name(output.name + ".work")
     with explain_disk_errors(output):
@@ -109,16 +107,16 @@ def _check_output(output: Path) -> None:
         raise UsageError(f"--output {output} cannot be written", f"{parent} is a file")
 
 
-def _fits(model: Path, index: Any) -> bool:
-    """Refuse a model of other classes or channels than the data's; whether validation and test are new to it."""
+def _held_out(model: Path, index: Any) -> str:
+    """Refuse a model of other classes or channels than the data's; what its training held out."""
     from distill import models
-    from distill.train import check_classes, unseen
+    from distill.train import check_classes
 
     if not model.is_file():
         raise UsageError(f"There is no model file {model}")
     spec = models.read_spec(model)
     check_classes(spec, index, f"model {model.name}")
-    return unseen(spec, index)
+    return spec.held_out
 
 
 def _move(source: Path, target: Path) -> None:
@@ -166,7 +164,7 @@ def export_model(
     from distill import data as datasets
 
     index = datasets.index(data, seed)
-    seen = not _fits(model, index)
+    seen = _held_out(model, index) not in ("", index.held_out)
     _check_output(output)
     dataset = datasets.load(index)
     lent: dict[str, Any] = {}

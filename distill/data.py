@@ -35,10 +35,14 @@ LARGEST_SIZE = 4096
 
 @dataclass(frozen=True)
 class DataIndex:
-    """What a data set holds and how it is split. ``size`` (height, width) is after resizing."""
+    """What a data set holds and how it is split. ``size`` (height, width) is after resizing.
+
+    ``digest`` identifies what nets are fed with, ``decoded`` the pixels before they are normalised.
+    """
 
     spec: str
     digest: str
+    decoded: str
     classes: tuple[str, ...]
     channels: int
     native_size: tuple[int, int]
@@ -54,7 +58,7 @@ class DataIndex:
     @cached_property
     def held_out(self) -> str:
         """A digest of the classes and of the images of validation and test: what no training of these splits has seen."""
-        images = {name: [[s.content, s.label] for s in self.samples[name]] for name in ("validation", "test")}
+        images = {n: sorted([s.content, s.label] for s in self.samples[n]) for n in ("validation", "test")}
         return digest([self.classes, images])
 
     def to_json(self) -> Json:
@@ -96,14 +100,13 @@ def index(options: DataOptions, seed: int) -> DataIndex:
         "seed": seed,
         "splits": {name: [[s.content, s.label] for s in splits[name]] for name in SPLITS},
     }
-    if options.mean:
-        _check_channels(options, listed.channels)
-        identity |= {"mean": options.mean, "std": options.std}
+    decoded = digest(identity)
     numbers = range(len(listed.classes))
     per_class = {name: Counter(s.label for s in splits[name]) for name in SPLITS}
     return DataIndex(
         spec=options.spec,
-        digest=digest(identity),
+        digest=digest([decoded, options.mean, options.std]) if options.mean else decoded,
+        decoded=decoded,
         classes=listed.classes,
         channels=listed.channels,
         native_size=listed.native_size,
@@ -143,10 +146,12 @@ def check_options(options: DataOptions) -> None:
         raise ConfigError("calibration must be at least 1 image", str(options.calibration))
 
 
-def _check_channels(options: DataOptions, channels: int) -> None:
-    if len(options.mean) != channels:
+def check_channels(index: DataIndex) -> None:
+    """Raise ConfigError for a mean and std of other channels than the images have."""
+    given = index.options.mean
+    if given and len(given) != index.channels:
         raise ConfigError(
-            f"mean and std are of {len(options.mean)} channels, the images of {options.spec} have {channels}",
+            f"mean and std are of {len(given)} channels, the images of {index.spec} have {index.channels}",
             todo="Give one number for each channel",
         )
 
@@ -336,6 +341,7 @@ def load(index: DataIndex) -> Dataset:
     import numpy as np
     import torch
 
+    check_channels(index)
     height, width = index.size
     total = sum(index.counts.values()) * index.channels * height * width
     on_disk = total > pixels.available_memory() / 2
@@ -362,7 +368,7 @@ def _on_disk(index: DataIndex, name: str, shape: tuple[int, ...]) -> NDArray[np.
     import numpy as np
 
     folder = sources.cache_root(index.options) / "cache"
-    path = folder / f"{index.digest}-{name}.npy"
+    path = folder / f"{index.decoded}-{name}.npy"
     try:
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)

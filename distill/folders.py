@@ -154,7 +154,16 @@ def _walk(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[Path]]:
         raise DataError(f"The data folder {root} {what}", todo="Give the folder that holds the class folders")
     try:
         top = [entry for entry in _visible(root) if entry.is_dir()]
-        named = {SPLITS[e.name.lower()]: Path(e.path) for e in top if e.name.lower() in SPLITS}
+        named: dict[str, Path] = {}
+        for entry in top:
+            split = SPLITS.get(entry.name.lower(), "")
+            if split in named:
+                raise DataError(
+                    f"{root} has two folders for {split}",
+                    f"{named[split].name} and {entry.name}",
+                    "Put their images together",
+                )
+            named |= {split: Path(entry.path)} if split else {}
         if "train" not in named:
             if named:
                 raise DataError(
@@ -227,7 +236,7 @@ def _look(path: Path) -> Finding:
             image.load()
             if image.mode == "F":
                 raise ValueError("floating-point pixels, whose range is not known: store 8 or 16 bits")
-            peak = int(image.getextrema()[1]) if image.mode.startswith("I") else 0  # type: ignore[arg-type]
+            peak = int(image.convert("I").getextrema()[1]) if image.mode.startswith("I") else 0  # type: ignore[arg-type]
     except Exception as error:  # a damaged file makes PIL's decoders raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # PIL names the buffer it read from, which says nothing to a person.

@@ -294,6 +294,14 @@ def read_spec(path: Path) -> ModelSpec:
         raise ModelError(f"The model file {path} is damaged", str(error), "Make it again") from error
 
 
+def held_out_by(weights: str) -> str:
+    """What the training of a file of weights held out, where it is a model of ours that knows; else empty."""
+    try:
+        return read_spec(Path(weights).expanduser()).held_out if weights.endswith(".safetensors") else ""
+    except ModelError:
+        return ""
+
+
 def load(path: Path) -> tuple[nn.Module, ModelSpec]:
     """Rebuild a model from its file, on the CPU, in eval mode: the net at the stored widths.
 

@@ -183,7 +183,7 @@ def _fed_alike(module: nn.Module, ctx: StepContext, data: Dataset) -> tuple[str,
     known = f" (its library says mean {own['mean']}, std {own['std']})" if own.get("mean") else ""
     text = (
         f"images are normalised with the mean {pre.mean} and deviation {pre.std} of these training images; "
-        f"set data.mean and data.std to those of the imported weights{known}"
+        f"set data.mean and data.std (bench train: --mean, --std) to those of the imported weights{known}"
     )
     ctx.notify("warning", {"variant": ctx.variant, "text": text})
     return (text,)
@@ -242,7 +242,10 @@ def _start(arch: str, weights: str, data: Dataset, seed: int) -> tuple[ModelSpec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, notes = models.build_with_notes(arch, classes, channels, weights)
-    return ModelSpec(arch, classes, channels, data.index.classes, data.preprocess), module, notes
+    held_out = models.held_out_by(weights)
+    check_unseen(held_out, data.index, "net behind the weights")
+    spec = ModelSpec(arch, classes, channels, data.index.classes, data.preprocess, held_out=held_out)
+    return spec, module, notes
 
 
 def made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
@@ -259,13 +262,23 @@ def made(path: Path, data: Dataset, role: str) -> tuple[nn.Module, ModelSpec]:
             f"{spec.preprocess} and {data.preprocess}",
             f"Train the {role} on the same data, or read the data as it does: image_size, resize, mean and std",
         )
-    if not unseen(spec, data.index):
-        raise ModelError(
-            f"The {role} may have been trained on images that are held out here",
-            f"validation and test of {data.index.spec} with seed {data.index.seed} are not those of its training",
-            "Give the data and the seed that it was trained with",
-        )
+    check_unseen(spec.held_out, data.index, role)
     return module, spec
+
+
+def check_start(model: str, weights: str, index: DataIndex) -> None:
+    """Build or load once what a training starts from, so that a wrong name, file, class or seed stops before any work.
+
+    Raises:
+        ModelError: says what is wrong with it.
+    """
+    if model.endswith(".safetensors"):
+        _, spec = models.load(Path(model).expanduser())
+        check_classes(spec, index, "model")
+        check_unseen(spec.held_out, index, "model")
+        return
+    models.build(model, len(index.classes), index.channels, weights)
+    check_unseen(models.held_out_by(weights), index, "net behind the weights")
 
 
 def check_classes(spec: ModelSpec, index: DataIndex, role: str) -> None:
@@ -283,9 +296,14 @@ def check_classes(spec: ModelSpec, index: DataIndex, role: str) -> None:
     )
 
 
-def unseen(spec: ModelSpec, index: DataIndex) -> bool:
-    """Whether a model's training held out the same images; True where that is not known of it."""
-    return not spec.held_out or spec.held_out == index.held_out
+def check_unseen(held_out: str, index: DataIndex, role: str) -> None:
+    """Raise ModelError where a training held out (:attr:`ModelSpec.held_out`) other images; empty: it is not known."""
+    if held_out not in ("", index.held_out):
+        raise ModelError(
+            f"The {role} may have been trained on images that are held out here",
+            f"validation and test of {index.spec} with seed {index.seed} are not those of its training",
+            "Give the data and the seed that it was trained with",
+        )
 
 
 def check_float(spec: ModelSpec, role: str) -> None:

@@ -69,6 +69,11 @@ class Points:
         self._check_values()
 
     @property
+    def signs(self) -> dict[str, str]:
+        """By the names of the recipe's own variants, what decides the content of each."""
+        return self._signs
+
+    @property
     def reference(self) -> Point:
         """The reference alone."""
         return self.by_hand(self.recipe.reference)

@@ -143,7 +143,7 @@ class Search:
         if not self.study.claim("by hand"):
             return
         for point in self.points.hand_made():
-            made, _ = self.study.by_hand().get(point.variant, (None, ""))
+            made, _ = self.study.by_hand(self.points.signs).get(point.variant, (None, ""))
             if made and made.state == "complete" and self.maker.done(point):
                 continue
             if not self.maker.done(point) and self.budget.left <= 0:
@@ -159,7 +159,7 @@ class Search:
             params = self.points.params_of(point.variant) if result.state == "complete" else None
             if params is not None:
                 self.study.enqueue(params, by_hand=point.variant)
-            self.study.made_by_hand(point.variant, result)
+            self.study.made_by_hand(point.variant, self.points.signs[point.variant], result)
             if result.state != "complete":
                 self.failed.append(f"{point.variant}: {result.reason}")
         space = self.points.space
@@ -201,6 +201,8 @@ class Search:
     def _known(self, point: Point) -> Result | None:
         """What an earlier trial says of this point: it was the same, or a part of this one cannot be had."""
         told = [t.result for t in self.study.told() if t.result and t.state in ("complete", "pruned")]
+        by_hand = self.study.by_hand(self.points.signs).values()
+        told += [r for r, who in by_hand if who != self.study.worker and r.state == "complete"]
         parts = {v.name for v in point.recipe.variants}
         made = (r for r in told if r.variant == point.variant or (r.broken and r.broken in parts))
         known = next(made, None)
@@ -224,7 +226,7 @@ class Search:
         """Seconds of the next trial: the mean of those like it, that train a net or that do not."""
         mine = [t for t in self.study.told() if t.counts and t.worker == self.study.worker]
         seconds = [t.result.seconds for t in mine if t.result and t.result.trained == trains]
-        by_hand = self.study.by_hand().values()
+        by_hand = self.study.by_hand(self.points.signs).values()
         seconds = seconds or [
             r.seconds for r, who in by_hand if who == self.study.worker and r.trained == trains
         ]
@@ -314,8 +316,8 @@ class Search:
         """The reference, what was made by hand, and every trial that is not one of those again."""
         if self.reference is not None:
             yield Found(self.reference.variant, self.reference, by_hand=True)
-        by_hand = self.study.by_hand()
-        names = {self.points.recipe.reference, *by_hand}
+        by_hand = self.study.by_hand(self.points.signs)
+        names = {self.points.recipe.reference, *(n for n, (r, _) in by_hand.items() if r.state == "complete")}
         for result, worker in by_hand.values():
             yield Found(result.variant, result, by_hand=True, here=worker == self.study.worker)
         for told in self.study.told():

@@ -169,7 +169,9 @@ def _require_meter(device: str) -> None:
 def _index(points: Points, size: int | None, seed: int) -> Any:
     from distill import data
 
-    return data.index(replace(points.recipe.data, image_size=size), seed)
+    found = data.index(replace(points.recipe.data, image_size=size), seed)
+    data.check_channels(found)
+    return found
 
 
 def _sha256(name: str) -> str:
@@ -180,10 +182,10 @@ def _sha256(name: str) -> str:
 
 def _check_models(points: Points, index: Any) -> None:
     """Build every net that may be trained once, so that a wrong name stops before any work."""
-    from distill import models
+    from distill.train import check_start
 
     steps = [v.step for v in points.everything().variants]
     named = dict.fromkeys((getattr(s, "model", ""), getattr(s, "weights", "")) for s in steps)
     for model, weights in named:
         if model:
-            models.build(model, len(index.classes), index.channels, weights)
+            check_start(model, weights, index)

@@ -81,11 +81,15 @@ class Range:
     whole: bool = False
 
     def plain(self, value: Any) -> Any:
-        """A sampled number to a thousandth of the range, so that a name tells it exactly and two trials can meet."""
+        """A sampled number to its step or a thousandth of the range, so that a name tells it and two trials can meet."""
         if self.whole or not isinstance(value, float):
             return value
-        fine = value if self.log else self.high - self.low
-        digits = 2 - math.floor(math.log10(fine))
+        if self.step:
+            value = self.low + round((value - self.low) / self.step) * self.step
+            return float(f"{value:.10g}")  # 0.3, not 0.30000000000000004
+        digits = (
+            2 - math.floor(math.log10(value)) if self.log else 3 - math.ceil(math.log10(self.high - self.low))
+        )
         return min(max(round(value, digits), self.low), self.high)
 
 

@@ -126,25 +126,30 @@ class Study:
             self._study.set_user_attr(what, self.worker)
         return owner in (None, self.worker)
 
-    def made_by_hand(self, name: str, result: Result) -> None:
+    def made_by_hand(self, name: str, sign: str, result: Result) -> None:
         """Let all workers know what a variant of the recipe gave, whether the space has it or not."""
-        self._study.set_user_attr(f"{BY_HAND}{name}", {"worker": self.worker, "result": to_json(result)})
+        about = {"worker": self.worker, "sign": sign, "result": to_json(result)}
+        self._study.set_user_attr(f"{BY_HAND}{name}", about)
 
-    def by_hand(self) -> dict[str, tuple[Result, str]]:
-        """What the recipe's variants gave, and the worker that has them, by their names."""
+    def by_hand(self, signs: Mapping[str, str]) -> dict[str, tuple[Result, str]]:
+        """What the recipe's variants gave, and the worker that has them, by their names; of those that ``signs`` knows
+        with the same content (:attr:`bench.tune.points.Points.signs`)."""
         attrs = self._study.user_attrs
-        found = {k.removeprefix(BY_HAND): v for k, v in attrs.items() if k.startswith(BY_HAND)}
-        return {name: (_result(about["result"]), about["worker"]) for name, about in found.items()}
+        found = {name: attrs.get(f"{BY_HAND}{name}") or {} for name in signs}
+        return {
+            name: (_result(about["result"]), about["worker"])
+            for name, about in found.items()
+            if about.get("sign") == signs[name]
+        }
 
     def scale(self, latency: Quantity) -> Quantity:
         """The reference's latency for all workers and sessions: the first one's, since each would find another.
 
         On machines of one kind (the study is of no others) a common factor orders nothing anew.
         """
-        known = self._study.user_attrs.get("scale")
-        if known is None:
+        if self._study.user_attrs.get("scale") is None:
             self._study.set_user_attr("scale", to_json(latency))
-        return latency if known is None else Quantity.from_json(known)
+        return Quantity.from_json(self._study.user_attrs["scale"])
 
     @property
     def spent(self) -> float:

@@ -29,7 +29,7 @@ def images_32px() -> Dataset:
     """Random colour images of 32 pixels: enough for one epoch of ``STEPS`` batches."""
     counts = {"train": BATCH * STEPS, "validation": 10, "calibration": 10, "test": 10}
     index = DataIndex(
-        "random", "0", tuple("0123456789"), 3, (32, 32), (32, 32), counts, dict.fromkeys(counts, (1,) * 10),
+        "random", "0", "0", tuple("0123456789"), 3, (32, 32), (32, 32), counts, dict.fromkeys(counts, (1,) * 10),
         (), (), DataOptions(), 0, dict.fromkeys(counts, ()),
     )  # fmt: skip
     images = {name: torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8) for name, n in counts.items()}

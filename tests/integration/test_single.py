@@ -76,6 +76,24 @@ def test_images_it_may_have_been_trained_on_are_refused_to_train_on_and_said_to_
     assert fed[0] == fed[1]
 
 
+def test_weights_of_ours_keep_what_they_held_out(made: Path, tmp_path: Path) -> None:
+    asked = (
+        "train",
+        "--model",
+        "edgefit:tiny",
+        "--weights",
+        made,
+        "--image-size",
+        "12",
+        "--output",
+        "w.safetensors",
+    )
+    done = bench(*asked, "--seed", "1", *QUICK, cwd=tmp_path)
+    assert done.returncode == 2 and "held out here" in done.stderr
+    assert bench(*asked, "--set", "epochs=0", cwd=tmp_path).returncode == 0
+    assert models.read_spec(tmp_path / "w.safetensors").held_out == models.read_spec(made).held_out != ""
+
+
 def test_weights_are_imported_with_the_normalisation_they_were_trained_with(
     made: Path, tmp_path: Path
 ) -> None:

@@ -138,6 +138,10 @@ def test_official_splits_are_kept_and_copies_leave_train(
     flat(root / train, {"a": 20, "b": 20})
     flat(root / name, {"a": 4, "b": 4}, first=100)
     flat(root / test, {"a": 5, "b": 5}, first=200)
+    (tmp_path / "both" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "both" / "training" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="two folders for train"):
+        data.index(options(tmp_path / "both", tmp_path), 0)
     (root / train / "a" / "copy.png").write_bytes((root / test / "a" / "000.png").read_bytes())
     one = data.index(options(root, tmp_path), 0)
     assert (one.counts["validation"], one.counts["test"]) == (8, 10)
@@ -242,10 +246,12 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
     for wrong in (
         {"image_size": 0}, {"resize": "strech"}, {"calibration": 0}, {"mean": (0.5,)}, {"std": (0.5,)},
         {"mean": (0.5,), "std": (0.0,)}, {"mean": (float("nan"),), "std": (0.5,)},
-        {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},  # the digits are grey
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             data.index(replace(DataOptions(), **wrong), 0)
+    of_colours = DataOptions(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # the digits are grey
+    with pytest.raises(ConfigError, match="one number for each channel"):
+        data.load(data.index(of_colours, 0))
 
 
 def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
@@ -324,7 +330,7 @@ def test_images_are_normalised_as_asked_or_by_those_of_train(tmp_path: Path) -> 
     root = flat(tmp_path / "d", {"a": 9, "b": 9})
     own = data.index(options(root, tmp_path), 0)
     asked = data.index(options(root, tmp_path, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.25)), 0)
-    assert asked.digest != own.digest and asked.held_out == own.held_out
+    assert asked.digest != own.digest and (asked.decoded, asked.held_out) == (own.decoded, own.held_out)
     loaded, plain = data.load(asked), data.load(own)
     assert (loaded.preprocess.mean, loaded.preprocess.std) == ((0.4, 0.5, 0.6), (0.2, 0.2, 0.25))
     pixels_, found = loaded.images["test"][:1], loaded.normalise(loaded.images["test"][:1])
@@ -353,6 +359,8 @@ def test_pixels_of_an_unknown_range_are_refused_and_dark_ones_are_said(tmp_path:
         ]
         assert any("no value above" in note and "nearly black" in note for note in found.notes)
     Image.fromarray(np.full((10, 12), 65535, np.uint16)).save(root / "a" / "bright.png")
+    Image.frombytes("I;16B", (12, 10), bytes(range(240))).save(root / "a" / "big-endian.tif")
+    assert len(data.index(options(root, tmp_path), 0).skipped) == 1
     assert not any("nearly black" in note for note in data.index(options(root, tmp_path), 0).notes)
 
 

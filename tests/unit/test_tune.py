@@ -199,6 +199,10 @@ def test_what_a_person_wrote_is_not_rounded_and_what_is_sampled_stays_in_its_ran
     assert 0.9951 <= step.alpha <= 0.9999 and step.training.weight_decay == 0.000123
     names = {made.of({**params, "student.ema": ema}).variant for ema in (0.9995, 0.99951)}
     assert len(names) == 2
+    assert [space.Range(0.0, 1.0, 0.125).plain(0.125 * n + 1e-12) for n in (1, 3)] == [0.125, 0.375]
+    assert (
+        space.Range(0.0, 1.0).plain(0.12345) == 0.123 and space.Range(0.3, 0.7, 0.1).plain(0.1 + 0.2) == 0.3
+    )
 
 
 @pytest.mark.parametrize("rung", ["mse", "equalize", "int8"])
@@ -649,6 +653,8 @@ def test_every_worker_knows_what_was_made_by_hand_and_has_one_scale(tmp_path):
         search.run()
         searches.append((search, maker))
     (one, _), (two, maker) = searches
+    renamed = {n: s for n, s in made.signs.items() if n != "odd"} | {"student": "of another content"}
+    assert two.study.by_hand(renamed).keys() == HAND_MADE - {"odd", "student"}
     assert not HAND_MADE & set(maker.made)
     by_hand = {f.name: f for f in two.answer() if f.by_hand and f.name != "teacher"}
     assert by_hand.keys() == HAND_MADE and not any(f.here for f in by_hand.values())
