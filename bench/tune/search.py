@@ -146,7 +146,7 @@ class Search:
             made, _ = self.study.by_hand(self.points.signs).get(point.variant, (None, ""))
             if made and made.state == "complete" and self.maker.done(point):
                 continue
-            if not self.maker.done(point) and self.budget.left <= 0:
+            if self.maker.trains(point) and self.budget.left <= 0:
                 self.notify(
                     "warning", {"text": f"the time is up: {point.variant}, made by hand, was left out"}
                 )

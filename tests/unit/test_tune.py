@@ -537,6 +537,13 @@ def test_a_time_shorter_than_one_trial_is_said_and_one_is_made(tmp_path):
     assert any("left out" in text for text in said) and any("shorter than one trial" in text for text in said)
 
 
+def test_what_takes_seconds_is_made_by_hand_though_the_time_is_up(tmp_path):
+    """Nets to be trained are left out then; an int8 file of one that is there is not."""
+    maker = Maker()
+    _search(tmp_path, maker, seconds=25.0).run()  # the reference, and two of the trainings by hand
+    assert "student-kd-int8" in maker.made and "odd" not in maker.made
+
+
 def test_a_net_that_cannot_be_had_is_not_tried_under_another_rung(tmp_path):
     maker = Maker()
     search = _search(tmp_path, maker, trials=4)
