@@ -38,12 +38,8 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_the_wheel_is_small_and_holds_code_recipes_profiles_and_templates(wheel):
-    found = zipfile.ZipFile(wheel)
-    published = found.getinfo("hardware_profiles/prediction/published.columns.xz").compress_size
-    assert (
-        published < 100_000 and wheel.stat().st_size - published < 1_000_000
-    )  # what is measured elsewhere grows by itself
-    names = set(found.namelist())
+    assert wheel.stat().st_size < 1_000_000
+    names = set(zipfile.ZipFile(wheel).namelist())
     packages = ("bench", "compress", "distill", "hardware_profiles", "reports")
     tracked = {p.relative_to(ROOT).as_posix() for k in packages for p in (ROOT / k).rglob("*") if p.is_file()}
     wanted = {n for n in tracked if "__pycache__" not in n and not n.endswith("README.md")}
