@@ -24,7 +24,7 @@ benchmark: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else "edgefit needs Python 3.10 to 3.13, not %d.%d: give another with make PYTHON=python3.11" % v)'
 	@test -x $(PY) || if command -v uv >/dev/null; then uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; else $(PYTHON) -m venv .venv; fi
-	@command -v uv >/dev/null || test -x .venv/bin/uv || $(PY) -m pip install --quiet uv
+	@command -v uv >/dev/null || test -x .venv/bin/uv || { $(PY) -m ensurepip >/dev/null; $(PY) -m pip install --quiet uv; }
 	@echo "installing the pinned packages into .venv (about 7 GB) ..."
 	@PATH="$$PATH:$$PWD/.venv/bin" uv pip install --quiet --python $(PY) --compile-bytecode -c constraints.txt -e '.[all,dev]'
 	@touch $@
