@@ -6,6 +6,7 @@ Nothing heavy is imported here: every command imports what it needs when it runs
 
 from __future__ import annotations
 
+import copy
 import signal
 import sys
 import time
@@ -66,12 +67,21 @@ def cli(debug: bool) -> None:
 @click.option(
     "--profile", default="local", show_default=True, help="The target: see `bench profiles`, or a TOML file."
 )
-@click.option("--recipe", default="demo", show_default=True, help="demo, small, full, or a TOML file.")
+@click.option(
+    "--recipe",
+    default="demo",
+    show_default=True,
+    help="demo, small, full, cifar10, mobilenet, chain, tune, reproduce-..., or a TOML file.",
+)
 @click.option("--data", default="", help="digits, folder:PATH, cifar10, ...; default: the recipe's.")
 @click.option(
     "--model", default="", help="The teacher: edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY."
 )
-@click.option("--weights", default="", help="Weights to start the teacher from (.safetensors, .pt).")
+@click.option(
+    "--weights",
+    default="",
+    help="Weights to start the teacher from: .safetensors, .pt, or pretrained (the library's).",
+)
 @click.option(
     "--host",
     default="local",
@@ -227,7 +237,9 @@ for _command in (
     *cli_gate.COMMANDS, *cli_history.COMMANDS, *cli_profiles.COMMANDS, *cli_predict.COMMANDS, *cli_info.COMMANDS, *cli_hosts.COMMANDS,
 ):  # fmt: skip
     cli.add_command(_command)
-cli.add_command(cli_hosts.hosts, "host")
+_alias = copy.copy(cli_hosts.hosts)  # for who writes `bench host add`; the help need not say it twice
+_alias.hidden = True
+cli.add_command(_alias, "host")
 
 
 def main() -> None:

@@ -93,7 +93,9 @@ def _show(result: dict[str, Any], as_json: bool) -> int:
 
 @click.command()
 @click.option("--model", required=True, help="edgefit:NAME, timm:NAME, torchvision:NAME, py:FILE.py:FACTORY.")
-@click.option("--weights", default="", help="Start from these weights.")
+@click.option(
+    "--weights", default="", help="Start from these: .safetensors, .pt, or pretrained (the library's)."
+)
 @click.option(
     "--mean",
     metavar="R,G,B",
@@ -204,7 +206,7 @@ def distill(
 @click.option("--params", default=0.0, help="Or of the parameters.")
 @click.option("--size", default=0.0, help="Or of the fp32 file.")
 @click.option("--latency", default=0.0, help="Or of the latency, measured on --runtime.")
-@click.option("--runtime", default="onnxruntime", show_default=True)
+@click.option("--runtime", default="onnxruntime", show_default=True, help="Where --latency is measured.")
 @click.option("--blocks", is_flag=True, help="Whole residual blocks may go too.")
 @click.option(
     "--trial-steps",
@@ -212,8 +214,10 @@ def distill(
     show_default=True,
     help="Train so many steps before judging which blocks can go.",
 )
-@click.option("--importance", default="l1", show_default=True)
-@click.option("--scope", default="global", show_default=True)
+@click.option(
+    "--importance", default="l1", show_default=True, help="l1, l2, bn, lamp, fpgm, taylor, hessian or random."
+)
+@click.option("--scope", default="global", show_default=True, help="global, local or isomorphic.")
 @click.option("--round-to", default=0, help="Channels stay a multiple of this; default: of 16, or of 8.")
 @click.option("--steps", default=1, show_default=True, help="Prune in so many stages.")
 @click.option("--step-epochs", default=0, show_default=True, help="Epochs of training between two stages.")
@@ -233,17 +237,14 @@ def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     """Remove channels of a model; recover its accuracy afterwards with `bench distill --student`."""
     import dataclasses
 
+    from bench.recipe import parse_override
     from bench.steps import PruneStep
-    from compress.prune import check_prune
+    from compress.prune import check_prune, check_trained
 
     names = {f.name for f in dataclasses.fields(PruneStep)} & set(given)
     step = PruneStep(**{name: given.pop(name) for name in names}, training=_training(sets))
     check_prune(step)
-    if sets and not step.trains:
-        raise errors.UsageError(
-            "This pruning trains nothing, and --set would do nothing",
-            todo="Recover the accuracy with bench distill --student, or train in it (--step-epochs, --sparse-epochs)",
-        )
+    check_trained(step, (parse_override(text)[0] for text in sets))
     return _do_step(step, parent=model, **given)
 
 
@@ -258,6 +259,10 @@ def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
     help="u8s8, u8s8-7bit (both also LiteRT) or s8s8 (TensorRT); default: this machine's.",
 )
 @click.option("--images", default=256, show_default=True, help="Calibration images for the first ranges.")
+@click.option("--ranges", default="mse", show_default=True, help="How these are found: as bench quantize's.")
+@click.option("--loss", default="kd", show_default=True, help="kd, kd-std, dkd, dist, or a sum.")
+@click.option("--temperature", default=4.0, show_default=True)
+@click.option("--alpha", default=0.7, show_default=True, help="Weight of the teacher against the labels.")
 @data_option
 @size_option
 @_output_option
@@ -266,15 +271,16 @@ def prune(model: Path, sets: tuple[str, ...], **given: Any) -> int:
 @_test_option
 @json_option
 def qat(
-    model: Path, teachers: tuple[Path, ...], scheme: str, images: int, sets: tuple[str, ...], **rest: Any
-) -> int:
+    model: Path, teachers: tuple[Path, ...], scheme: str, images: int, ranges: str, loss: str, temperature: float,
+    alpha: float, sets: tuple[str, ...], **rest: Any,
+) -> int:  # fmt: skip
     """Train with int8 arithmetic simulated; then `bench export` writes the int8 file."""
     from bench.steps import QatStep
     from compress.qat import check_qat
 
     scheme = scheme or default_scheme(Path("model.onnx"))
     training = _training(sets, kind=QatStep)
-    step = QatStep(tuple(map(str, teachers)), scheme, images=images, training=training)
+    step = QatStep(tuple(map(str, teachers)), scheme, ranges, images, loss, temperature, alpha, training)
     check_qat(step)
     return _do_step(step, parent=model, teachers=teachers, **rest)
 
@@ -341,10 +347,16 @@ def trained_in_int8(model: Path) -> bool:
     "--max-drop", metavar="POINTS", help="Such as 1%: try dearer methods until the loss is within it."
 )
 @click.option(
+    "--ladder",
+    metavar="RUNGS",
+    help="Of its methods only these: channel,equalize,mse,float,qat (all of them).",
+)
+@click.option("--qat-epochs", default=3, show_default=True, help="Of its last rung.")
+@click.option(
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="The .onnx, .tflite or .pt2 file to write.",
+    help="The .onnx, .tflite or .pt2 file (or the .mlpackage) to write.",
 )
 @data_option
 @size_option
@@ -358,6 +370,7 @@ def quantize(
     per_tensor: bool,
     input_type: str,
     max_drop: str | None,
+    ladder: str | None,
     output: Path,
     data: str,
     image_size: int | None,
@@ -366,7 +379,7 @@ def quantize(
     **chosen: Any,
 ) -> int:
     """Write a model in a smaller number format, calibrated on training images."""
-    from bench.steps import QuantizeStep
+    from bench.steps import LADDER, QuantizeStep
     from compress.quantize import check_quantize
 
     step = QuantizeStep(
@@ -375,6 +388,7 @@ def quantize(
         per_channel=not per_tensor,
         input=input_type,
         max_drop=_share(max_drop) if max_drop else None,
+        ladder=LADDER if ladder is None else tuple(rung.strip() for rung in ladder.split(",")),
         **chosen,
     )
     check_quantize(step)

@@ -238,26 +238,28 @@ def _together(problems: list[EdgefitError]) -> EdgefitError:
 
 def _recipe(options: RunOptions) -> recipes.Recipe:
     overrides = dict(recipes.parse_override(text) for text in options.sets)
-    recipe = recipes.load(options.recipe, overrides)
+    table, path = recipes.read(options.recipe, overrides)
+    if options.model or options.weights:
+        _own_model(table, options)
+    recipe = recipes.parse(table, path.stem, str(path))
     if options.data:
         recipe = replace(recipe, data=replace(recipe.data, spec=options.data))
-    if options.model or options.weights:
-        recipe = _with_model(recipe, options)
     return recipe
 
 
-def _with_model(recipe: recipes.Recipe, options: RunOptions) -> recipes.Recipe:
-    """Replace the reference's model (and weights) by the person's own."""
-    variants = []
-    for variant in recipe.variants:
-        step = variant.step
-        if variant.name == recipe.reference:
-            if not isinstance(step, TrainStep):
-                raise ConfigError(f"--model: the recipe's reference {variant.name!r} is no train step")
-            step = replace(step, model=options.model or step.model, weights=options.weights or step.weights)
-            variant = replace(variant, step=step)
-        variants.append(variant)
-    return replace(recipe, variants=tuple(variants))
+def _own_model(table: Json, options: RunOptions) -> None:
+    """Put the person's own model (and weights) in the reference's place, before the table is checked as a whole."""
+    variants = table.get("variants")
+    if not isinstance(variants, dict) or not variants:
+        return  # what is wrong with the table is said when it is parsed
+    name = table.get("reference") or next(iter(variants))
+    entry = variants.get(name) if isinstance(name, str) else None
+    if not isinstance(entry, dict):
+        return
+    if entry.get("step") != "train":
+        raise ConfigError(f"--model: the recipe's reference {name!r} is no train step")
+    given = {"model": options.model, "weights": options.weights}
+    entry |= {key: value for key, value in given.items() if value}
 
 
 def _index(recipe: recipes.Recipe, options: RunOptions) -> Any:

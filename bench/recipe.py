@@ -317,13 +317,12 @@ def _step(entry: Json, training_defaults: Any, place: str) -> Step:
     _known_keys(options, tuple(sorted(own | trains)), place)
     step = build(cls, {k: v for k, v in options.items() if k in own}, place)
     chosen = {k: v for k, v in options.items() if k in trains}
-    if isinstance(step, PruneStep) and not step.trains:
-        if chosen:
-            raise ConfigError(
-                f"{place}: this pruning trains nothing, and {', '.join(chosen)} would do nothing",
-                todo="Recover its accuracy with a distill or train step, or train in it (step_epochs, sparse_epochs)",
-            )
-        return step  # its result, and so its key, does not depend on how others train
+    if isinstance(step, PruneStep):
+        from compress.prune import check_trained
+
+        check_trained(step, chosen, f"{place}: ")
+        if not step.trains:
+            return step  # its result, and so its key, does not depend on how others train
     training = build(Training, training_defaults | own_training(step) | chosen, place)
     return typing.cast(Step, dataclasses.replace(step, training=training))
 

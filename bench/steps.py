@@ -87,8 +87,8 @@ class DistillStep:
 class PruneStep:
     """Remove channels (and, with ``blocks``, whole residual blocks) until one target is met.
 
-    The target is a share of the parent's: ``macs``, ``params``, ``size`` (of the fp32 file for ``runtime``) or ``latency``
-    (measured on ``runtime``); 0 is no target, and macs = 0.5 where none is given. ``round_to`` is what widths stay a
+    The target is a share of the parent's: ``macs``, ``params``, ``size`` (of the fp32 file, counted by its parameters) or
+    ``latency`` (measured on ``runtime``); 0 is no target, and macs = 0.5 where none is given. ``round_to`` is what widths stay a
     multiple of; 0 takes the channels that the target's ``kernels`` take at a time (the plan fills them in), or half of that
     and so on down to 8 where that comes closer to the target. ``steps`` prunes little by little, with ``step_epochs`` of
     ``training`` between; ``sparse_epochs`` trains with a group-sparse penalty first. With ``blocks``, ``trial_steps`` trains
@@ -118,8 +118,12 @@ class PruneStep:
 
     @property
     def trains(self) -> bool:
-        """Whether ``training`` is used at all."""
+        """Whether ``training`` is used at all; :data:`NOT_IN_PRUNING` of it never is."""
         return bool(self.sparse_epochs or self.trial_steps or (self.steps > 1 and self.step_epochs))
+
+
+NOT_IN_PRUNING = ("epochs", "min_steps", "patience", "freeze_epochs")
+"""Options of :class:`Training` that a pruning does not use: its own say how long it trains."""
 
 
 LADDER = ("channel", "equalize", "mse", "float", "qat")

@@ -61,7 +61,7 @@ def write_onnx(module: nn.Module, images: Any, target: Path) -> None:
         verbose=False,
     )
     if made is None:
-        raise StepError("The ONNX exporter answered no program")
+        raise StepError("The ONNX exporter answered no program", todo="Export another format")
     model = made.model_proto
     # The program's own symbol for the free dimension depends on what was exported before.
     for value in (model.graph.input[0], model.graph.output[0]):

@@ -21,6 +21,7 @@ RELATIVE_TOLERANCE = 1e-3
 
 COLLAPSE = 0.5
 CONSTANT = 0.9
+OTHER = "Ship another format of this model, or another model"
 
 
 def validation_images(data: Any, limit: int = 64) -> tuple[NDArray[np.int64], Any]:
@@ -37,7 +38,10 @@ def validation_images(data: Any, limit: int = 64) -> tuple[NDArray[np.int64], An
 
     images = data.images["validation"]
     if len(images) == 0:
-        raise StepError("There are no validation images to compare an exported model with its parent")
+        raise StepError(
+            "There are no validation images to compare an exported model with its parent",
+            todo="Give the data more images",
+        )
     # Spread, not the first ones: a folder's images come sorted by class.
     positions = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(np.int64))
     batch = data.normalise(images[positions.tolist()])
@@ -170,6 +174,7 @@ def check_parity(
         raise ParityError(
             f"{about} has another output shape than its parent",
             found=f"{found.shape} instead of {reference.shape}",
+            todo=OTHER,
         )
     _check_finite(reference, found, positions, about)
     difference = np.abs(found.astype(np.float64) - reference.astype(np.float64))
@@ -183,6 +188,7 @@ def check_parity(
                 f"{about} does not compute what its parent computes",
                 found=f"validation image {positions[image]}, class {label}: {found[image, label]:.6g} instead of "
                 f"{reference[image, label]:.6g}, tolerance {tolerance:.3g}; {len(broken)} of {found.size} figures differ",
+                todo=OTHER,
             )
         rows = np.arange(len(reference))
         # Two classes closer than the tolerance are a tie that either side may break.

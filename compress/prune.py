@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, StepError, nearest
-from bench.steps import PruneStep
+from bench.steps import NOT_IN_PRUNING, PruneStep
 from bench.types import Json, StepContext, StepResult, digest, to_json
 from compress.pruning import importance
 
@@ -76,10 +76,35 @@ def check_prune(step: PruneStep) -> None:
         )
     if step.sparsity:
         _check_sparsity(step, given)
+    elif step.amount != PruneStep.amount:
+        raise ConfigError(
+            "amount is the share of zeros of an unstructured sparsity",
+            f'amount = {step.amount} and sparsity = ""',
+            'Use sparsity = "unstructured", or a target such as macs',
+        )
+    elif step.runtime != PruneStep.runtime and not step.latency:
+        raise ConfigError(
+            "Pruning to a share of MACs, parameters or size times nothing",
+            f"runtime = {step.runtime}",
+            "Leave it out, or prune to a latency",
+        )
     if step.trains:
         from distill.train import check_training
 
         check_training(replace(step.training, epochs=1, freeze_epochs=0))
+
+
+def check_trained(step: PruneStep, chosen: Iterable[str], place: str = "") -> None:
+    """Refuse options of training, ``chosen`` for this pruning, that it does not use."""
+    unused = [name for name in chosen if not step.trains or name in NOT_IN_PRUNING]
+    if not unused:
+        return
+    why = "says with options of its own how long it trains" if step.trains else "trains nothing"
+    raise ConfigError(
+        f"{place}this pruning {why}, and {', '.join(unused)} would do nothing",
+        todo="It trains by sparse_epochs, by step_epochs between its steps, or by trial_steps with blocks; "
+        "its accuracy is recovered by a distill or train step after it",
+    )
 
 
 def _check_sparsity(step: PruneStep, given: list[str]) -> None:
@@ -88,11 +113,12 @@ def _check_sparsity(step: PruneStep, given: list[str]) -> None:
             "amount must be a fraction of the weights between 0 and 1", f"amount = {step.amount}"
         )
     default = {field.name: field.default for field in fields(PruneStep)}
-    unused = [*given, *(n for n in ("blocks", "sparse_epochs") if getattr(step, n) != default[n])]
+    never = ("blocks", "sparse_epochs", "round_to")
+    unused = [*given, *(n for n in never if getattr(step, n) != default[n])]
     if step.importance not in ("l1", "l2"):
         unused.append("importance")
     if step.sparsity == "2:4":
-        unused += [n for n in ("amount", "steps") if getattr(step, n) != default[n]]
+        unused += [n for n in ("amount", "steps", "scope") if getattr(step, n) != default[n]]
     if unused:
         raise ConfigError(
             f"sparsity = {step.sparsity!r} makes weights zero and does not use {', '.join(unused)}",
@@ -183,7 +209,7 @@ def _comes_close(job: Job) -> bool:
     from compress.pruning.budget import Shrinker
 
     what, share = target(job.step)
-    budget = job.budget("macs" if what == "latency" else what, share)
+    budget = job.budget(what, share)
     net = Shrinker(replace(job, step=replace(job.step, importance="l1")), job.dense).shorter(())
     try:
         kept = costs.search(net.groups, net.costs, budget, job.step.scope, job.step.round_to)
@@ -217,7 +243,7 @@ def _shrink(job: Job) -> tuple[Candidate, list[Json], tuple[str, ...]]:
                 found, table = to_latency(shrinker, timer)
             else:
                 # On the way to a latency, the same share of MACs: nobody needs to time what nobody ships.
-                aim = job.budget("macs" if timer else what, share ** (stage / step.steps))
+                aim = job.budget(what, share ** (stage / step.steps))
                 found, table = to_budget(shrinker, aim)
             removed, module = (*removed, *found.removed), found.module
             if not last and step.step_epochs:

@@ -75,7 +75,7 @@ def check_qat(step: QatStep) -> None:
     if step.training.optimizer == "muon":
         raise ConfigError(
             "Muon's steps are for layers before a BatchNorm, and QAT folds them together",
-            todo='Use training.optimizer = "adamw" with a rate of 0.0003, or "sgd" with 0.01',
+            todo='Give this step itself optimizer = "adamw" and lr = 0.0003 (its own), or "sgd" and 0.01',
         )
     check_training(step.training)
 
@@ -118,7 +118,10 @@ def _parent(ctx: StepContext, data: Any) -> tuple[nn.Module, Any]:
     from distill import train
 
     if ctx.parent is None:
-        raise ModelError(f"The variant {ctx.variant} has no parent to train in int8")
+        raise ModelError(
+            f"The variant {ctx.variant} has no parent to train in int8",
+            todo="Name a float variant as its parent",
+        )
     module, spec = train.made(ctx.parent, data, "parent")
     train.check_float(spec, "parent")
     return module, spec

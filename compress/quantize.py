@@ -60,6 +60,8 @@ def check_quantize(step: QuantizeStep) -> None:
         )
     if step.max_drop is not None:
         _check_ladder(step)
+    else:
+        _check_unused(step, ("ladder", "qat_epochs"), "no max_drop")
     if step.precision != "int8":
         _check_unused(step, INT8_ONLY, f"precision = {step.precision}")
     if step.activations == "dynamic":

@@ -174,7 +174,7 @@ def _not_built(arch: str, pretrained: bool, error: Exception) -> ModelError:
             reason,
             "They are downloaded by the library: try with a network, or give a file with --weights",
         )
-    return ModelError(f"{arch} could not be built", reason)
+    return ModelError(f"{arch} could not be built", reason, "Try another image size or model")
 
 
 def _replace_first_convolution(module: nn.Module, channels: int) -> str:
@@ -195,7 +195,11 @@ def _replace_first_convolution(module: nn.Module, channels: int) -> str:
             )
             setattr(module.get_submodule(parent), attribute, new)
             return f"{name}.weight"
-    raise ModelError("The model has no convolution that could take other channels", f"{channels} channels")
+    raise ModelError(
+        "The model has no convolution that could take other channels",
+        f"{channels} channels",
+        "Use another model",
+    )
 
 
 def _factory(name: str, classes: int, channels: int) -> nn.Module:
@@ -229,7 +233,11 @@ def _factory(name: str, classes: int, channels: int) -> nn.Module:
             f"py:{name} could not be built", f"{type(error).__name__}: {error}", "Repair it"
         ) from error
     if not isinstance(module, nn.Module):
-        raise ModelError(f"py:{name} did not make a torch.nn.Module", type(module).__name__)
+        raise ModelError(
+            f"py:{name} did not make a torch.nn.Module",
+            type(module).__name__,
+            "Let the factory return the net itself",
+        )
     return module
 
 
@@ -289,7 +297,7 @@ def read_spec(path: Path) -> ModelSpec:
             data.get("quantization", {}), data.get("sparsity", ""), data.get("held_out", ""),
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise ModelError(f"The model {path} does not exist") from error
+        raise ModelError(f"The model {path} does not exist", todo="Check the path") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ModelError(f"The model file {path} is damaged", str(error), "Make it again") from error
 
@@ -352,5 +360,9 @@ def count(module: nn.Module, preprocess: Preprocess) -> tuple[int, int]:
         module.train(was_training)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError("The model must answer logits of shape (images, classes)", str(shape))
+        raise ModelError(
+            "The model must answer logits of shape (images, classes)",
+            str(shape),
+            "Give a model that answers its logits alone, or a py: factory that does",
+        )
     return counter.get_total_flops() // 2, sum(p.numel() for p in module.parameters())

@@ -68,7 +68,9 @@ def check_training(options: Training, has_weights: bool = False) -> None:
         raise ConfigError("training.lr must be positive", str(options.lr))
     if options.epochs < 1 and not (options.epochs == 0 and has_weights):
         raise ConfigError(
-            "training.epochs must be at least 1", str(options.epochs), "0 imports a model, and needs weights"
+            "training.epochs must be at least 1",
+            str(options.epochs),
+            "0 imports weights as they are: epochs = 0 of the variant that has them, and of no other",
         )
     if options.epochs and options.freeze_epochs >= options.epochs:
         raise ConfigError(
@@ -224,7 +226,10 @@ def _student(
     if arch:
         return _start(arch, weights, data, ctx.seed)
     if ctx.parent is None:
-        raise ModelError(f"The variant {ctx.variant} has neither a model nor a parent to go on from")
+        raise ModelError(
+            f"The variant {ctx.variant} has neither a model nor a parent to go on from",
+            todo="Give it a model, or name a variant as its parent",
+        )
     module, spec = made(ctx.parent, data, "parent")
     check_float(spec, "parent")
     return spec, module, ()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Widths = dict[str, list[int]]
 """Layers: [in, out, groups]; attention modules: [in, out, heads]; parameters outside a layer: their shape."""
 
+OTHER_BUILD = "Its library builds this net otherwise now: use the version that it was saved with"
+
 
 def layer_widths(module: nn.Module) -> Widths:
     """The widths of everything in ``module`` whose width pruning can change."""
@@ -81,7 +83,9 @@ def apply_widths(module: nn.Module, widths: Widths) -> None:
             parent = module.get_submodule(owner)
             layer: Any = parent if not attribute else getattr(parent, attribute)
         except AttributeError as error:
-            raise ModelError(f"The model has no layer {name}, which its file resizes") from error
+            raise ModelError(
+                f"The model has no layer {name}, which its file resizes", todo=OTHER_BUILD
+            ) from error
         if hasattr(layer, "modules"):
             _apply(layer, *width)
         else:
@@ -126,7 +130,9 @@ def remove_modules(module: nn.Module, names: Sequence[str]) -> None:
             module.get_submodule(name)
             setattr(module.get_submodule(parent), attribute, nn.Identity())
         except AttributeError as error:
-            raise ModelError(f"The model has no module {name}, which its file removes") from error
+            raise ModelError(
+                f"The model has no module {name}, which its file removes", todo=OTHER_BUILD
+            ) from error
 
 
 def _resize(layer: Any, name: str, shape: tuple[int, ...]) -> None:

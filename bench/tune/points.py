@@ -15,7 +15,7 @@ from typing import Any
 from bench import recipe as recipes
 from bench.errors import ConfigError
 from bench.recipe import Recipe
-from bench.steps import DistillStep, PruneStep, QatStep, Step
+from bench.steps import NOT_IN_PRUNING, DistillStep, PruneStep, QatStep, Step
 from bench.tune.space import PRUNE_KEYS, RUNGS, TRAINING_KEYS, Choices, Params, Scalar, Space
 from bench.types import Json, Variant, digest
 
@@ -136,11 +136,13 @@ class Points:
         else:
             telling = PRUNE_KEYS
             if self._trains(params):
-                telling = (*PRUNE_KEYS, *TRAINING_KEYS)
-                cut |= {k: own[k] for k in TRAINING_KEYS if k in own}
+                used = [k for k in TRAINING_KEYS if k not in NOT_IN_PRUNING]
+                telling = (*PRUNE_KEYS, *used)
+                cut |= {k: own[k] for k in used if k in own}
             raw = self._fresh(f"{_short(self._label(params, route, telling))}-raw")
             chosen = {"step": "prune", "parent": self.recipe.reference, "intermediate": True}
-            entries[raw] = chosen | {"runtime": self.runtime} | cut
+            timed = {"runtime": self.runtime} if "latency" in cut else {}
+            entries[raw] = chosen | timed | cut
             learning["parent"] = raw
             net = self._label(params, route)
         net = self._fresh(_short(net + self._label(params, "distill", prefix="-")))

@@ -104,7 +104,9 @@ class Ladder:
                 break
         if self.best is None:
             raise StepError(
-                "No rung of the ladder made a file", "; ".join(sentence(row) for row in self.trail)
+                "No rung of the ladder made a file",
+                "; ".join(sentence(row) for row in self.trail),
+                "Keep this model in float, or give the ladder other rungs",
             )
         shutil.copyfile(self.best.path, target)
         shutil.rmtree(place)

@@ -292,7 +292,7 @@ def to_fp16(source: Path, target: Path) -> tuple[str, ...]:
     made = Graph(target)
     halves = sum(made.dtype(i) == "FLOAT16" for i in range(len(made.main.tensors)))
     if not halves:
-        raise StepError("No weight of the TFLite model could be stored in float16")
+        raise StepError("No weight of the TFLite model could be stored in float16", todo="Use fp32 or int8")
     return (f"{halves} weight tensors in float16",)
 
 

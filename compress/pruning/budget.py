@@ -43,8 +43,10 @@ class Job:
     whole: tuple[str, ...] = ()
 
     def budget(self, what: str, share: float) -> Budget:
-        """``share`` of the dense parent's; a file's ``size`` is counted by its parameters."""
-        return Budget("macs", share, self.macs) if what == "macs" else Budget("params", share, self.params)
+        """``share`` of the dense parent's; a file's ``size`` is counted by its parameters, a ``latency`` by MACs."""
+        if what in ("macs", "latency"):
+            return Budget("macs", share, self.macs, what)
+        return Budget("params", share, self.params, what)
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,10 @@ def to_budget(shrinker: Shrinker, budget: Budget) -> tuple[Candidate, tuple[str,
         StepError: when none is within the budget; says how close one gets.
     """
     found: list[Candidate] = []
-    problem = StepError("There is nothing to prune in this model")
+    problem = StepError(
+        "There is nothing to prune in this model",
+        todo="Distil a smaller model from it, or choose another model",
+    )
     for order in shrinker.orders:
         within: list[Candidate] = []
         for count in range(len(order) + 1):

@@ -286,7 +286,11 @@ def _check_runs(smaller: nn.Module, module: nn.Module, example: torch.Tensor) ->
         with blame(smaller, "The pruned model does not run"):
             shape = tuple(smaller.eval()(example).shape)
     if shape != wanted:
-        raise StepError("The pruned model answers another shape", f"{shape}, not {wanted}")
+        raise StepError(
+            "The pruned model answers another shape",
+            f"{shape}, not {wanted}",
+            "This net cannot be pruned: distil a smaller model from it",
+        )
 
 
 def unfit(

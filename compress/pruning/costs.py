@@ -115,11 +115,12 @@ def _static(layer: Any) -> LayerCost | None:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most ``share`` of the parent's ``whole`` MACs or parameters."""
+    """At most ``share`` of the parent's ``whole`` MACs or parameters; ``asked`` is the target that they stand for."""
 
     what: Literal["macs", "params"]
     share: float
     whole: int
+    asked: str = ""
 
     @property
     def limit(self) -> int:
@@ -186,12 +187,13 @@ def search(groups: Sequence[Group], costs: Costs, budget: Budget, scope: str, ro
     best = narrowest(groups, round_to)
     closest = budget.spent(costs, groups, best)
     if closest > budget.limit:
-        what = {"macs": "MACs", "params": "parameters"}[budget.what]
+        what, asked = {"macs": "MACs", "params": "parameters"}[budget.what], budget.asked or budget.what
+        counted = "" if asked == budget.what else f", which {asked} is counted by here,"
         raise StepError(
-            f"The target of {budget.share:.3f} of the parent's {what} cannot be reached",
+            f"The target of {budget.share:.3f} of the parent's {what}{counted} cannot be reached",
             found=f"{closest / budget.whole:.3f} at best, with widths in multiples of {round_to} and "
             f"at least {MIN_KEPT:.0%} of every layer",
-            todo=f"Raise {budget.what}, lower round_to, or distil a smaller model",
+            todo=f"Raise {asked}, lower round_to, or distil a smaller model",
         )
     for _ in range(24):
         middle = (low + high) / 2

@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import ConfigError
 from bench.steps import PruneStep, Training
-from compress.prune import SCOPES, check_prune, target
+from compress.prune import SCOPES, check_prune, check_trained, target
 from compress.pruning.importance import NAMES
 
 
@@ -35,6 +35,10 @@ from compress.pruning.importance import NAMES
         (PruneStep(sparsity="unstructured", blocks=True), "does not use blocks"),
         (PruneStep(sparsity="2:4", amount=0.7), "does not use amount"),
         (PruneStep(sparsity="2:4", importance="taylor"), "does not use importance"),
+        (PruneStep(sparsity="2:4", scope="local"), "does not use scope"),
+        (PruneStep(sparsity="unstructured", round_to=8), "does not use round_to"),
+        (PruneStep(amount=0.7), "share of zeros"),
+        (PruneStep(macs=0.5, runtime="litert"), "times nothing"),
     ],
 )
 def test_impossible_pruning_is_refused(step: PruneStep, said: str) -> None:
@@ -48,6 +52,17 @@ def test_every_importance_goes_with_every_scope(name: str, scope: str) -> None:
     step = PruneStep(importance=name, scope=scope, steps=3, step_epochs=1, blocks=True)
     check_prune(step)
     assert step.trains and target(step) == ("macs", 0.5)
+
+
+def test_a_pruning_says_with_its_own_options_how_long_it_trains() -> None:
+    trains = PruneStep(sparse_epochs=2)
+    check_trained(trains, ("lr", "optimizer"))
+    with pytest.raises(
+        ConfigError, match=r"x: this pruning says with options of its own.*, and epochs, patience would"
+    ):
+        check_trained(trains, ("lr", "epochs", "patience"), "x: ")
+    with pytest.raises(ConfigError, match=r"trains nothing, and lr would do nothing.*distill"):
+        check_trained(PruneStep(), ("lr",))
 
 
 def test_trials_use_the_training_options() -> None:

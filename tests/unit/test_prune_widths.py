@@ -75,3 +75,5 @@ def test_a_budget_out_of_reach_says_how_close_one_gets() -> None:
     groups, cost = square(16)
     with pytest.raises(StepError, match=r"target of 0\.010 of the parent's MACs.*0\.016 at best"):
         costs.search(groups, cost, Budget("macs", 0.01, cost.macs), "global", 1)
+    with pytest.raises(StepError, match=r"parameters, which size is counted by here, cannot.*Raise size"):
+        costs.search(groups, cost, Budget("params", 0.01, cost.params, "size"), "global", 1)

@@ -44,6 +44,8 @@ onnx = pytest.importorskip("onnx")
         (QuantizeStep(max_drop=0.01, per_channel=False), "by channel"),
         (QuantizeStep("fp16", equalize=True, float_layers=("a",)), "equalize, float_layers would do nothing"),
         (QuantizeStep(activations="dynamic", ranges="mse"), "ranges would do nothing"),
+        (QuantizeStep(ladder=("channel",)), "ladder would do nothing with no max_drop"),
+        (QuantizeStep(qat_epochs=5), "qat_epochs would do nothing"),
     ],
 )
 def test_impossible_quantization_is_refused(step: QuantizeStep, said: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bench import recipe
 from bench.errors import ConfigError
+from bench.preflight import RunOptions, _recipe
 from bench.steps import DistillStep, PruneStep, QatStep, QuantizeStep, TrainStep
 
 GOOD = {
@@ -157,6 +158,11 @@ def test_variants_come_after_what_they_need():
         ("variants/q", {"step": "qat"}, "needs a parent"),
         ("variants/cut/macs", 1.5, "macs"),
         ("variants/cut/epochs", 9, "trains nothing, and epochs would do nothing.*distill"),
+        (
+            "variants/cut",
+            {"step": "prune", "parent": "teacher", "sparse_epochs": 2, "patience": 3},
+            "cut: this pruning says",
+        ),
         ("variants/cut/latency", 0.5, "one target"),
         ("variants/cut/parent", "", "needs a parent"),
         ("variants/{parent}-int8/precision", "int7", "int8"),
@@ -263,3 +269,25 @@ def test_any_value_anywhere_is_a_config_error_or_valid(path, value):
         recipe.parse(_changed(path, value), "x", "x.toml")
     except ConfigError as err:
         assert str(err)
+
+
+def test_a_finished_net_is_taken_as_it_is():
+    """The teacher's own weights and no epochs, whatever the recipe trains it for."""
+    options = RunOptions(weights="w.safetensors", sets=("variants.teacher.epochs=0",))
+    found = {v.name: v.step for v in _recipe(options).variants}
+    assert (found["teacher"].weights, found["teacher"].training.epochs) == ("w.safetensors", 0)
+    assert found["student"].training.epochs > 0
+    with pytest.raises(ConfigError, match="epochs = 0 of the variant that has them, and of no other"):
+        _recipe(dataclasses.replace(options, sets=("training.epochs=0",)))
+
+
+def test_a_model_of_ones_own_takes_the_place_of_what_the_recipe_trains(tmp_path):
+    [teacher] = [v for v in _recipe(RunOptions(model="timm:resnet10t")).variants if v.name == "teacher"]
+    assert (teacher.step.model, teacher.step.weights) == ("timm:resnet10t", "")
+    for variants, said in (
+        ("", "no \\[variants.NAME\\] table"),
+        ('[variants.a]\nstep = "qat"', "is no train step"),
+    ):
+        (tmp_path / "r.toml").write_text(f"schema = 1\n{variants}\n")
+        with pytest.raises(ConfigError, match=said):
+            _recipe(RunOptions(recipe=str(tmp_path / "r.toml"), model="timm:resnet10t"))
