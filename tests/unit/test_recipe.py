@@ -161,7 +161,7 @@ def test_variants_come_after_what_they_need():
         (
             "variants/cut",
             {"step": "prune", "parent": "teacher", "sparse_epochs": 2, "patience": 3},
-            "cut: this pruning says",
+            "this pruning says",
         ),
         ("variants/cut/latency", 0.5, "one target"),
         ("variants/cut/parent", "", "needs a parent"),

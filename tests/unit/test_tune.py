@@ -157,7 +157,8 @@ def test_the_trials_of_a_pruning_train_as_its_recovery_does_and_its_name_tells_h
         raw = variants[variants[made.of(params).net].parent]
         if params["prune.trial_steps"]:
             training = raw.step.training
-            assert (training.lr, training.epochs) == (params["prune.lr"], 3)
+            assert training.lr == params["prune.lr"]
+            assert training.epochs != 3  # a pruning does not go by epochs, its recovery does
             assert training.batch_size != 64  # that is of the distillation alone
         assert seen.setdefault(raw.name, raw.step) == raw.step  # one name, one content
     assert len(seen) == 3  # without trials the learning rate changes nothing
