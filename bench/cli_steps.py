@@ -118,7 +118,8 @@ def train(
 
     from bench.steps import TrainStep
 
-    step = TrainStep(model, weights, _training(sets, bool(weights)))
+    begin = TrainStep(model, weights)
+    step = dataclasses.replace(begin, training=_training(sets, begin.has_weights))
     options = _data_options(data, image_size, Path(model) if model.endswith(".safetensors") else None)
     if mean or std:
         options = dataclasses.replace(options, mean=_numbers(mean), std=_numbers(std))

@@ -111,6 +111,7 @@ class Progress:
         self.console.print(
             f"  [red]failed:[/red] {escape(str(info['name']))}: {escape(info['reason'])}", highlight=False
         )
+        self._item = ""  # it is not told again with its time, as what was made is
 
     def _show_now(self, what: str) -> None:
         """The item, how far it is, and how long the rest of its stage will take at the pace so far."""

@@ -357,7 +357,7 @@ def _check_step(variant: Variant, place: str) -> None:
         if isinstance(step, DistillStep):
             check_distill(step)
         else:
-            check_training(step.training, bool(step.weights or variant.parent))
+            check_training(step.training, step.has_weights)
     elif not variant.parent:
         raise ConfigError(f"{place}: a {step.kind} step needs a parent")
     elif isinstance(step, PruneStep):

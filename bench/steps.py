@@ -62,6 +62,11 @@ class TrainStep:
     kind: Literal["train"] = "train"
     version: int = 1
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it begins with weights that know something, and so may train for no epoch at all."""
+        return bool(self.weights) or not self.model or self.model.endswith(".safetensors")
+
 
 @dataclass(frozen=True)
 class DistillStep:

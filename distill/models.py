@@ -302,12 +302,12 @@ def read_spec(path: Path) -> ModelSpec:
         raise ModelError(f"The model file {path} is damaged", str(error), "Make it again") from error
 
 
-def held_out_by(weights: str) -> str:
-    """What the training of a file of weights held out, where it is a model of ours that knows; else empty."""
+def described(weights: str) -> ModelSpec | None:
+    """The description that a file of weights carries, where it is a model of ours."""
     try:
-        return read_spec(Path(weights).expanduser()).held_out if weights.endswith(".safetensors") else ""
+        return read_spec(Path(weights).expanduser()) if weights.endswith(".safetensors") else None
     except ModelError:
-        return ""
+        return None
 
 
 def load(path: Path) -> tuple[nn.Module, ModelSpec]:

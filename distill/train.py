@@ -122,7 +122,7 @@ def run_train(step: TrainStep, ctx: StepContext) -> StepResult:
         ModelError: when the model cannot be built, loaded, or fed with these images.
         StepError: when the loss stays not finite, or the model learns nothing.
     """
-    check_training(step.training, has_weights=bool(step.weights))
+    check_training(step.training, step.has_weights)
     if step.weights and (not step.model or step.model.endswith(".safetensors")):
         found = f"{step.model} has its own" if step.model else step.weights
         raise ConfigError(
@@ -135,7 +135,7 @@ def run_train(step: TrainStep, ctx: StepContext) -> StepResult:
             raise ModelError(
                 f"{step.model} cannot be imported without training", notes[0], "Give it some epochs"
             )
-        notes = _fed_alike(module, ctx, data)
+        notes = _fed_alike(step.weights, module, ctx, data) if step.weights else ()
     loss = label_loss(step.training, data)
 
     def objective(model: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
@@ -177,12 +177,15 @@ def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
     return _finish(step, ctx, data, module, spec, objective, notes)
 
 
-def _fed_alike(module: nn.Module, ctx: StepContext, data: Dataset) -> tuple[str, ...]:
+def _fed_alike(weights: str, module: nn.Module, ctx: StepContext, data: Dataset) -> tuple[str, ...]:
     """What should be known of how an imported model is fed: it wants the mean and deviation that it was trained with."""
-    if data.index.options.mean:
+    pre, mine = data.preprocess, models.described(weights)
+    if data.index.options.mean or (mine is not None and mine.preprocess == pre):
         return ()
-    pre, own = data.preprocess, getattr(module, "pretrained_cfg", None) or {}
-    known = f" (its library says mean {own['mean']}, std {own['std']})" if own.get("mean") else ""
+    own = getattr(module, "pretrained_cfg", None) or {}
+    if mine is not None and mine.preprocess is not None:
+        own = {"mean": mine.preprocess.mean, "std": mine.preprocess.std}
+    known = f" (known of them: mean {own['mean']}, std {own['std']})" if own.get("mean") else ""
     text = (
         f"images are normalised with the mean {pre.mean} and deviation {pre.std} of these training images; "
         f"set data.mean and data.std (bench train: --mean, --std) to those of the imported weights{known}"
@@ -247,7 +250,7 @@ def _start(arch: str, weights: str, data: Dataset, seed: int) -> tuple[ModelSpec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, notes = models.build_with_notes(arch, classes, channels, weights)
-    held_out = models.held_out_by(weights)
+    held_out = _held_out(weights)
     check_unseen(held_out, data.index, "net behind the weights")
     spec = ModelSpec(arch, classes, channels, data.index.classes, data.preprocess, held_out=held_out)
     return spec, module, notes
@@ -283,7 +286,13 @@ def check_start(model: str, weights: str, index: DataIndex) -> None:
         check_unseen(spec.held_out, index, "model")
         return
     models.build(model, len(index.classes), index.channels, weights)
-    check_unseen(models.held_out_by(weights), index, "net behind the weights")
+    check_unseen(_held_out(weights), index, "net behind the weights")
+
+
+def _held_out(weights: str) -> str:
+    """What the training of these weights held out, where that is known."""
+    mine = models.described(weights)
+    return mine.held_out if mine is not None else ""
 
 
 def check_classes(spec: ModelSpec, index: DataIndex, role: str) -> None:

@@ -64,6 +64,8 @@ class Watch:
                 self.notify(event, info)
             self._said = True
             return
+        if event == "item" and (self._said or self.stopped is not None):
+            info = info | {"skipped": True}  # none of it is made
         self.notify(event, info)
         if event in ("train", "epoch", "log") and self.over():  # "log": of a pruning, after each candidate
             self._stop(

@@ -277,6 +277,10 @@ def test_a_finished_net_is_taken_as_it_is():
     found = {v.name: v.step for v in _recipe(options).variants}
     assert (found["teacher"].weights, found["teacher"].training.epochs) == ("w.safetensors", 0)
     assert found["student"].training.epochs > 0
+    own = recipe.parse(
+        _changed("variants/teacher", {"step": "train", "model": "t.safetensors", "epochs": 0}), "x", "x"
+    )
+    assert own.variants[0].step.training.epochs == 0
     with pytest.raises(ConfigError, match="epochs = 0 of the variant that has them, and of no other"):
         _recipe(dataclasses.replace(options, sets=("training.epochs=0",)))
 

@@ -317,6 +317,18 @@ def test_the_watch_stops_the_net_it_watches_and_no_other():
     assert said == ["epoch", "epoch"]
 
 
+def test_what_a_stopped_training_leaves_out_is_not_told_as_made():
+    told = []
+    watch = stop.Watch(
+        lambda *event: told.append(event), "net", weight=lambda: 100, front=[], margin=0.05, over=lambda: True
+    )
+    watch("item", {"name": "net", "done": False})
+    with pytest.raises(stop.TimeIsUp):
+        watch("train", {"variant": "net"})
+    watch("item", {"name": "net", "done": True})
+    assert [info.get("skipped") for event, info in told if event == "item"] == [None, True]
+
+
 def test_the_watch_stops_what_goes_beyond_the_time_and_its_bound():
     watch = _watch([], over=True)
     watch("phase", {"name": "steady"})  # a measurement is never cut short
