@@ -302,7 +302,7 @@ class Search:
         result = self.maker.make(point, watched)
         if self.reference is not None:
             result = on_scale(result, self.reference.cost)
-        return replace(result, seconds=round(self.budget.spent - start, 1))
+        return replace(result, seconds=round(max(result.seconds, self.budget.spent - start), 1))
 
     # --- the answer
 

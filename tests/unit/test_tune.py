@@ -540,6 +540,19 @@ def test_no_trial_begins_that_would_not_end_in_time(tmp_path):
     assert 180 < maker.now <= 200.0
 
 
+def test_a_training_that_was_interrupted_is_expected_to_take_as_long_as_all_of_it_took(tmp_path):
+    class Resumed(Maker):
+        """Each training takes 10 s in this session, and took 50 in one before."""
+
+        def make(self, point, notify):
+            result = super().make(point, notify)
+            return dataclasses.replace(result, seconds=60.0 if result.trained else 1.0)
+
+    search = _search(tmp_path, maker := Resumed(), seconds=130.0)
+    assert "takes about 60 s" in search.run()
+    assert maker.now < 100.0
+
+
 def test_a_time_shorter_than_one_trial_is_said_and_one_is_made(tmp_path):
     maker = Maker()
     search = _search(tmp_path, maker, seconds=35.0)  # the reference and two by hand
