@@ -207,7 +207,12 @@ def distill(
 @click.option("--params", default=0.0, help="Or of the parameters.")
 @click.option("--size", default=0.0, help="Or of the fp32 file.")
 @click.option("--latency", default=0.0, help="Or of the latency, measured on --runtime.")
-@click.option("--runtime", default="onnxruntime", show_default=True, help="Where --latency is measured.")
+@click.option(
+    "--runtime",
+    default="onnxruntime",
+    show_default=True,
+    help="Where --latency, or what zeros gain, is measured.",
+)
 @click.option("--blocks", is_flag=True, help="Whole residual blocks may go too.")
 @click.option(
     "--trial-steps",

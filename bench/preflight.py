@@ -239,27 +239,32 @@ def _together(problems: list[EdgefitError]) -> EdgefitError:
 def _recipe(options: RunOptions) -> recipes.Recipe:
     overrides = dict(recipes.parse_override(text) for text in options.sets)
     table, path = recipes.read(options.recipe, overrides)
-    if options.model or options.weights:
-        _own_model(table, options)
+    own = bool(options.model or options.weights)
+    placed = own and _own_model(table, options)
     recipe = recipes.parse(table, path.stem, str(path))
+    if own and not placed:
+        raise ConfigError(
+            "--model and --weights take the place of the net that is the recipe's reference",
+            f"{recipe.reference!r}, which is no train step with a table of its own",
+            "Use a recipe whose reference is trained",
+        )
     if options.data:
         recipe = replace(recipe, data=replace(recipe.data, spec=options.data))
     return recipe
 
 
-def _own_model(table: Json, options: RunOptions) -> None:
-    """Put the person's own model (and weights) in the reference's place, before the table is checked as a whole."""
+def _own_model(table: Json, options: RunOptions) -> bool:
+    """Put the person's own model (and weights) in the reference's place; whether there is one to be replaced."""
     variants = table.get("variants")
-    if not isinstance(variants, dict) or not variants:
-        return  # what is wrong with the table is said when it is parsed
-    name = table.get("reference") or next(iter(variants))
-    entry = variants.get(name) if isinstance(name, str) else None
-    if not isinstance(entry, dict):
-        return
-    if entry.get("step") != "train":
-        raise ConfigError(f"--model: the recipe's reference {name!r} is no train step")
+    entries = variants.items() if isinstance(variants, dict) else ()
+    shown = (name for name, entry in entries if isinstance(entry, dict) and not entry.get("intermediate"))
+    reference = table.get("reference") or next(shown, "")
+    entry = dict(entries).get(reference) if isinstance(reference, str) else None
+    if not isinstance(entry, dict) or entry.get("step") != "train":
+        return False
     given = {"model": options.model, "weights": options.weights}
     entry |= {key: value for key, value in given.items() if value}
+    return True
 
 
 def _index(recipe: recipes.Recipe, options: RunOptions) -> Any:

@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import ConfigError, nearest
-from bench.steps import DataOptions, DistillStep, PruneStep, QatStep, QuantizeStep, Step, Training, TrainStep
+from bench.steps import (
+    FROM_TARGET,
+    NOT_IN_PRUNING,
+    DataOptions,
+    DistillStep,
+    PruneStep,
+    QatStep,
+    QuantizeStep,
+    Step,
+    Training,
+    TrainStep,
+)
 from bench.types import Json, Protocol, Variant
 from hardware_profiles.load import TYPE_WORDS, parse_toml, read_toml
 
@@ -137,7 +148,7 @@ def parse(table: Json, name: str, where: str) -> Recipe:
     protocol = table.get("protocol", {})
     check_protocol(build(Protocol, protocol, f"{where} [protocol]"), f"{where} [protocol]")
     variants = _variants(table, where)
-    reference = table.get("reference") or variants[0].name
+    reference = table.get("reference") or next((v.name for v in variants if not v.intermediate), "")
     by_name = {v.name: v for v in variants}
     if not isinstance(reference, str) or reference not in by_name:
         raise ConfigError(
@@ -309,7 +320,7 @@ def _step(entry: Json, training_defaults: Any, place: str) -> Step:
     if not isinstance(kind, str) or kind not in STEPS:
         raise ConfigError(f"{place}: step", repr(kind), nearest(str(kind), STEPS))
     cls = STEPS[kind]
-    own = {f.name for f in dataclasses.fields(cls)} - {"kind", "version", "training"}
+    own = {f.name for f in dataclasses.fields(cls)} - {"kind", "version", "training", *FROM_TARGET}
     options = {k: v for k, v in entry.items() if k not in _VARIANT}
     if "training" not in {f.name for f in dataclasses.fields(cls)}:
         return typing.cast(Step, build(cls, options, place))
@@ -323,6 +334,7 @@ def _step(entry: Json, training_defaults: Any, place: str) -> Step:
         check_trained(step, chosen, f"{place}: ")
         if not step.trains:
             return step  # its result, and so its key, does not depend on how others train
+        training_defaults = {k: v for k, v in training_defaults.items() if k not in NOT_IN_PRUNING}
     training = build(Training, training_defaults | own_training(step) | chosen, place)
     return typing.cast(Step, dataclasses.replace(step, training=training))
 

@@ -129,6 +129,8 @@ class PruneStep:
 
 NOT_IN_PRUNING = ("epochs", "min_steps", "patience", "freeze_epochs")
 """Options of :class:`Training` that a pruning does not use: its own say how long it trains."""
+FROM_TARGET = ("kernels",)
+"""Fields of :class:`PruneStep` that the plan fills in, and no recipe."""
 
 
 LADDER = ("channel", "equalize", "mse", "float", "qat")

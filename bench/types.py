@@ -62,7 +62,7 @@ class Quantity:
     reason: str = ""
 
     def to_json(self) -> Json:
-        """``{value, low, high, n, unit, provenance, method}`` or ``{value: null, reason}``."""
+        """``{value, low, high, n, unit, provenance, method}`` or ``{value: null, unit, reason}``."""
         if self.value is None:
             return {"value": None, "unit": self.unit, "reason": self.reason or "not recorded"}
         return {

@@ -91,7 +91,7 @@ def check_prune(step: PruneStep) -> None:
     if step.trains:
         from distill.train import check_training
 
-        check_training(replace(step.training, epochs=1, freeze_epochs=0))
+        check_training(step.training)
 
 
 def check_trained(step: PruneStep, chosen: Iterable[str], place: str = "") -> None:
@@ -117,6 +117,8 @@ def _check_sparsity(step: PruneStep, given: list[str]) -> None:
     unused = [*given, *(n for n in never if getattr(step, n) != default[n])]
     if step.importance not in ("l1", "l2"):
         unused.append("importance")
+    if step.sparsity == "unstructured" and step.scope == "isomorphic":
+        unused.append("scope = isomorphic")
     if step.sparsity == "2:4":
         unused += [n for n in ("amount", "steps", "scope") if getattr(step, n) != default[n]]
     if unused:

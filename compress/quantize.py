@@ -86,7 +86,10 @@ def _check_ladder(step: QuantizeStep) -> None:
         raise ConfigError("max_drop needs a ladder", todo=f"Its rungs are {', '.join(LADDER)}")
     if isinstance(step.qat_epochs, bool) or not isinstance(step.qat_epochs, int) or step.qat_epochs < 1:
         raise ConfigError("The rung qat needs at least one epoch", f"qat_epochs = {step.qat_epochs}")
+    if "qat" not in step.ladder:
+        _check_unused(step, ("qat_epochs",), "no rung qat")
     for what, asked in (
+        ("equalize or correct_bias, which are rungs", step.equalize or step.correct_bias),
         (f"precision = {step.precision}", step.precision != "int8"),
         ("activations = dynamic", step.activations == "dynamic"),
         ("per_channel = false", not step.per_channel),

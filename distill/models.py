@@ -174,7 +174,7 @@ def _not_built(arch: str, pretrained: bool, error: Exception) -> ModelError:
             reason,
             "They are downloaded by the library: try with a network, or give a file with --weights",
         )
-    return ModelError(f"{arch} could not be built", reason, "Try another image size or model")
+    return ModelError(f"{arch} could not be built", reason, "Try another model, or images of three channels")
 
 
 def _replace_first_convolution(module: nn.Module, channels: int) -> str:

@@ -180,16 +180,20 @@ def run_distill(step: DistillStep, ctx: StepContext) -> StepResult:
 def _fed_alike(weights: str, module: nn.Module, ctx: StepContext, data: Dataset) -> tuple[str, ...]:
     """What should be known of how an imported model is fed: it wants the mean and deviation that it was trained with."""
     pre, mine = data.preprocess, models.described(weights)
-    if data.index.options.mean or (mine is not None and mine.preprocess == pre):
-        return ()
     own = getattr(module, "pretrained_cfg", None) or {}
-    if mine is not None and mine.preprocess is not None:
-        own = {"mean": mine.preprocess.mean, "std": mine.preprocess.std}
-    known = f" (known of them: mean {own['mean']}, std {own['std']})" if own.get("mean") else ""
-    text = (
-        f"images are normalised with the mean {pre.mean} and deviation {pre.std} of these training images; "
-        f"set data.mean and data.std (bench train: --mean, --std) to those of the imported weights{known}"
-    )
+    if mine.preprocess == pre if mine is not None else data.index.options.mean:
+        return ()
+    if mine is not None:
+        text = (
+            f"the imported weights were trained on other images than these ({mine.preprocess} and {pre}); "
+            "read the data as they did: image_size, data.resize, data.mean and data.std (bench train: --mean, --std)"
+        )
+    else:
+        known = f" (its library says mean {own['mean']}, std {own['std']})" if own.get("mean") else ""
+        text = (
+            f"images are normalised with the mean {pre.mean} and deviation {pre.std} of these training images; "
+            f"set data.mean and data.std (bench train: --mean, --std) to those of the imported weights{known}"
+        )
     ctx.notify("warning", {"variant": ctx.variant, "text": text})
     return (text,)
 

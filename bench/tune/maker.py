@@ -34,7 +34,7 @@ class Result:
     ``accuracy`` is of the validation images; ``cost`` the objective; ``ratio`` its latency over the
     reference's, timed by turns. ``weight`` is MACs (or parameters, where size is the objective) of the net,
     ``curve`` its validation accuracy at shares of its training. ``broken`` names the variant that could not
-    be had: whatever needs it cannot be had either. ``seconds``: what making it takes from the beginning.
+    be had: whatever needs it cannot be had either. ``seconds``: what making it took in all sessions.
     """
 
     variant: str
@@ -104,19 +104,26 @@ class Maker:
     def make(self, point: Point, notify: Notify) -> Result:
         """Make whatever of the point is missing, and what it gave."""
         prepared, trained = self._of(point), self.trains(point)
-        new = [v.key for v in prepared.plan.variants if not self._good("variant", v.key)]
         execute(prepared, self.run, notify, partial(self._dataset, prepared.index))
         problem = self._problem(prepared.plan)
         if problem is not None:
             return replace(problem, variant=point.variant, trained=trained)
-        # a training that was interrupted counts with all its epochs: it says how long the next one may take
-        seconds = sum((self.run.done("variant", key) or {}).get("seconds") or 0.0 for key in new)
+        seconds = self._seconds(point, prepared.plan) if trained else 0.0
         try:
             return replace(self._result(point, prepared.plan), trained=trained, seconds=seconds)
         except StoreError:
             raise
         except EdgefitError as err:  # it could not be timed, or has no figure
             return Result(point.variant, "failed", str(err), trained=trained)
+
+    def _seconds(self, point: Point, plan: Plan) -> float:
+        """What the variants of a point took from the reference on, in this session and in earlier ones."""
+        name, seconds = point.variant, 0.0
+        while name and name != self.setup.points.reference.variant:
+            planned = plan.variant(name)
+            seconds += (self.run.done("variant", planned.key) or {}).get("seconds") or 0.0
+            name = planned.variant.parent
+        return seconds
 
     def forget(self, point: Point) -> None:
         """Delete what a stopped training left: it is not to be taken up again."""

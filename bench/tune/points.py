@@ -141,7 +141,7 @@ class Points:
                 cut |= {k: own[k] for k in used if k in own}
             raw = self._fresh(f"{_short(self._label(params, route, telling))}-raw")
             chosen = {"step": "prune", "parent": self.recipe.reference, "intermediate": True}
-            timed = {"runtime": self.runtime} if "latency" in cut else {}
+            timed = {"runtime": self.runtime} if cut.keys() & {"latency", "sparsity"} else {}
             entries[raw] = chosen | timed | cut
             learning["parent"] = raw
             net = self._label(params, route)

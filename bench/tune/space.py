@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import ConfigError, nearest
-from bench.steps import DistillStep, PruneStep, QatStep, QuantizeStep, Training
+from bench.steps import FROM_TARGET, DistillStep, PruneStep, QatStep, QuantizeStep, Training
 from bench.types import Json
 
 Scalar = str | int | float | bool
@@ -49,14 +49,16 @@ _SECTIONS: dict[str, tuple[type[Any], ...]] = {
 }
 _NOT_THERE: dict[str, tuple[str, ...]] = {
     "student": ("teacher",),
-    "prune": ("teacher", "model"),
+    "prune": ("teacher", "model", *FROM_TARGET),
     "distill": ("model",),
     "int8": ("precision",),
     "qat": (),
 }
 _TOP: dict[str, Any] = {"quantize": str, "image_size": int, "margin": float}
 PRUNE_KEYS = tuple(
-    f.name for f in dataclasses.fields(PruneStep) if f.name not in ("kind", "version", "training")
+    f.name
+    for f in dataclasses.fields(PruneStep)
+    if f.name not in ("kind", "version", "training", *FROM_TARGET)
 )
 TRAINING_KEYS = tuple(f.name for f in dataclasses.fields(Training))
 MARGIN = 0.05

@@ -56,16 +56,16 @@ class Watch:
         self.notify, self.net, self.weight, self.front = notify, net, weight, front
         self.margin, self.over = margin, over
         self.stopped: StepError | None = None
-        self._said = False
+        self._said = self._lost = False
 
     def __call__(self, event: str, info: Json) -> None:
         if event == "failed":  # what needs a failed variant fails too: said once
             if not self._said and self.stopped is None:
                 self.notify(event, info)
-            self._said = True
+            self._said = self._lost = True
             return
-        if event == "item" and (self._said or self.stopped is not None):
-            info = info | {"skipped": True}  # none of it is made
+        if event == "item" and info["done"] and self._lost:
+            self._lost, info = False, info | {"skipped": True}  # it was not made
         self.notify(event, info)
         if event in ("train", "epoch", "log") and self.over():  # "log": of a pruning, after each candidate
             self._stop(

@@ -25,10 +25,6 @@ NOISY = 1.1
 """An interval whose ends differ by more than a tenth."""
 TRIALS = 24
 """Candidates that are made at most in one search over widths; most have a structure that was timed before."""
-"""Candidates that are made at most in one search over widths; most have a structure that was timed before."""
-UNTIMED = (
-    "Prune to a share of macs or params instead, or on another runtime; `bench doctor` looks at this machine"
-)
 
 
 class Timer:
@@ -89,18 +85,16 @@ class Timer:
     def ratio(self, module: nn.Module, removed: tuple[str, ...]) -> Quantity:
         """The latency of a net without the ``removed`` blocks over the parent's; raises as a call does."""
         exported = self._export(module, removed, "candidate")
+        what = f"A candidate could not be timed on {self.target.runtime}"
+        todo = "Name another runtime; `bench doctor` looks at this machine"
         try:
             found = self.target.ratio(self._parent, exported)
         except Exception as error:  # the runtime's own errors, a killed worker, a full disk
             reason = str(error) if isinstance(error, EdgefitError) else f"{type(error).__name__}: {error}"
-            raise StepError(self._untimed, reason, UNTIMED) from error
+            raise StepError(what, reason, todo) from error
         if found.value is None:
-            raise StepError(self._untimed, found.reason, UNTIMED)
+            raise StepError(what, found.reason, todo)
         return found
-
-    @property
-    def _untimed(self) -> str:
-        return f"A candidate could not be timed on {self.target.runtime}"
 
     def close(self) -> None:
         """Delete what was exported."""

@@ -37,6 +37,7 @@ from compress.pruning.importance import NAMES
         (PruneStep(sparsity="2:4", importance="taylor"), "does not use importance"),
         (PruneStep(sparsity="2:4", scope="local"), "does not use scope"),
         (PruneStep(sparsity="unstructured", round_to=8), "does not use round_to"),
+        (PruneStep(sparsity="unstructured", scope="isomorphic"), "does not use scope = isomorphic"),
         (PruneStep(amount=0.7), "share of zeros"),
         (PruneStep(macs=0.5, runtime="litert"), "times nothing"),
     ],

@@ -46,6 +46,11 @@ onnx = pytest.importorskip("onnx")
         (QuantizeStep(activations="dynamic", ranges="mse"), "ranges would do nothing"),
         (QuantizeStep(ladder=("channel",)), "ladder would do nothing with no max_drop"),
         (QuantizeStep(qat_epochs=5), "qat_epochs would do nothing"),
+        (
+            QuantizeStep(max_drop=0.01, ladder=("mse",), qat_epochs=5),
+            "qat_epochs would do nothing with no rung",
+        ),
+        (QuantizeStep(max_drop=0.01, equalize=True), "which are rungs"),
     ],
 )
 def test_impossible_quantization_is_refused(step: QuantizeStep, said: str) -> None:

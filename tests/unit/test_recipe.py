@@ -105,9 +105,15 @@ def test_how_others_train_is_no_part_of_a_prune_step_that_does_not():
         for t in ({"epochs": 3}, {"epochs": 4})
     )
     assert before["cut"] == after["cut"] and before["teacher"] != after["teacher"]
+
+
+def test_a_pruning_that_trains_does_so_as_others_but_for_how_long():
     sparse = _changed("variants/cut/sparse_epochs", 2)
-    cut = next(v.step for v in recipe.parse(sparse, "x", "x.toml").variants if v.name == "cut")
-    assert cut.training.epochs == 3
+    cuts = []
+    for training in ({"epochs": 3, "lr": 0.2}, {"epochs": 4, "patience": 2, "lr": 0.2}, {"lr": 0.3}):
+        found = recipe.parse(sparse | {"training": training}, "x", "x.toml")
+        cuts.append(next(v.step for v in found.variants if v.name == "cut"))
+    assert cuts[0] == cuts[1] != cuts[2] and [c.training.lr for c in cuts] == [0.2, 0.2, 0.3]
 
 
 def test_a_qat_step_trains_a_few_epochs_gently_whatever_the_others_do():
@@ -288,9 +294,13 @@ def test_a_finished_net_is_taken_as_it_is():
 def test_a_model_of_ones_own_takes_the_place_of_what_the_recipe_trains(tmp_path):
     [teacher] = [v for v in _recipe(RunOptions(model="timm:resnet10t")).variants if v.name == "teacher"]
     assert (teacher.step.model, teacher.step.weights) == ("timm:resnet10t", "")
+    base = '[variants.base]\nstep = "train"\nmodel = "edgefit:tiny"\n'
+    made = base + '[variants."{parent}-int8"]\nstep = "quantize"\nparents = ["base"]'
     for variants, said in (
         ("", "no \\[variants.NAME\\] table"),
-        ('[variants.a]\nstep = "qat"', "is no train step"),
+        ('[variants.a]\nstep = "qat"', "needs a parent"),
+        (f'reference = "base-int8"\n{made}', "'base-int8', which is no train step"),
+        (f'reference = "bas"\n{made}', "Did you mean base"),
     ):
         (tmp_path / "r.toml").write_text(f"schema = 1\n{variants}\n")
         with pytest.raises(ConfigError, match=said):

@@ -10,7 +10,7 @@ import pytest
 
 from bench import recipe
 from bench.recipe import FOLDER, STEPS
-from bench.steps import DataOptions, Training
+from bench.steps import FROM_TARGET, DataOptions, Training
 from bench.tune.space import _SECTIONS, _TOP
 from bench.types import Protocol
 from hardware_profiles.load import parse_toml
@@ -35,7 +35,8 @@ def default(field: dataclasses.Field[Any]) -> Any:
 
 @pytest.mark.parametrize("section", ABOUT)
 def test_every_key_stands_there_with_its_default(section: str) -> None:
-    fields = [f for f in dataclasses.fields(ABOUT[section]) if f.name not in ("kind", "version", "training")]
+    hidden = ("kind", "version", "training", *FROM_TARGET)
+    fields = [f for f in dataclasses.fields(ABOUT[section]) if f.name not in hidden]
     told = {k: parse_toml(f"x = {v}")["x"] if v else None for k, v in documented(section).items()}
     assert told == {f.name: default(f) for f in fields} | MORE.get(section, {})
 
@@ -43,10 +44,14 @@ def test_every_key_stands_there_with_its_default(section: str) -> None:
 def test_the_tables_of_a_search_stand_there() -> None:
     body = TEXT.split("## `[tune]`\n", 1)[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `\[tune\.(\w+)\]`", body, re.MULTILINE)) == set(_SECTIONS)
-    assert all(f"`{key}`" in body for key in _TOP)
+    own = next(line for line in body.splitlines() if line.startswith("| `[tune]`"))
+    assert all(f"`{key}`" in own for key in _TOP)
 
 
-def test_the_example_is_a_recipe() -> None:
+def test_the_example_is_a_recipe_and_has_every_table_and_key_at_the_top() -> None:
     example = TEXT.split("```toml\n", 1)[1].split("```")[0]
+    assert all(
+        re.search(rf"^{key} = |^\[{key}", example, re.M) or f"## `[{key}]`" in TEXT for key in recipe._TOP
+    )
     found = recipe.parse(parse_toml(example), "example", "README")
     assert {v.name for v in found.variants} >= {"teacher", "student-kd-int8", "pruned-int8"}

@@ -325,8 +325,10 @@ def test_what_a_stopped_training_leaves_out_is_not_told_as_made():
     watch("item", {"name": "net", "done": False})
     with pytest.raises(stop.TimeIsUp):
         watch("train", {"variant": "net"})
-    watch("item", {"name": "net", "done": True})
-    assert [info.get("skipped") for event, info in told if event == "item"] == [None, True]
+    watch("failed", {"name": "net"})
+    for done in (True, False, True):  # the end of this one; another, which is made
+        watch("item", {"name": "net", "done": done})
+    assert [info.get("skipped") for event, info in told if event == "item"] == [None, True, None, None]
 
 
 def test_the_watch_stops_what_goes_beyond_the_time_and_its_bound():
